@@ -1,0 +1,42 @@
+"""The failures a user can do something about, each with the exit code that a job controller acts on.
+
+Whoever raises one of these writes the whole message: one line that names what was wrong, where, and what to do.
+The entry points print it without a traceback and leave with `exit_code`.
+"""
+
+
+class TrainerError(Exception):
+    """An expected failure. `exit_code` is the process's exit status."""
+
+    exit_code = 1
+
+
+class UsageError(TrainerError):
+    """The command line or the configuration is wrong; trying again cannot help."""
+
+    exit_code = 2
+
+
+class DataError(TrainerError):
+    """The data is missing, corrupt or not what was asked for; trying again cannot help."""
+
+    exit_code = 3
+
+
+class ClusterError(TrainerError):
+    """A peer was lost or the cluster did not form; progress is in the last checkpoint, so try again."""
+
+    exit_code = 138
+
+
+class Interrupted(TrainerError):
+    """Somebody asked the run to stop, and its progress was saved first.
+
+    Args:
+      message: the line to show.
+      signal_number: the signal that asked; the exit code is 128 plus it, as shells have it (143 SIGTERM, 130 SIGINT).
+    """
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

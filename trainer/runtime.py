@@ -1,0 +1,108 @@
+"""The process TensorFlow runs in: how it is imported without noise, and how many CPUs it may use.
+
+Apart from everything else because both entries (`task`, `predict`) need it before TensorFlow exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import math
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from types import ModuleType
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Holds back what native code writes to file descriptor 2, and shows it only if the block raises.
+
+    TensorFlow's C++ side logs its start-up before any log level is read, so a Python stream cannot catch it.
+    """
+    try:
+        saved = os.dup(2)
+    except OSError:  # the caller closed standard error: there is nothing to keep quiet
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        sys.stderr.flush()
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            held.seek(0)
+            os.write(2, held.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def import_tensorflow() -> ModuleType:
+    """Returns the `tensorflow` module, imported without its start-up messages (C++ errors are still shown later)."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "tensorflow" in sys.modules:
+        return sys.modules["tensorflow"]
+    with quiet_stderr():
+        return importlib.import_module("tensorflow")
+
+
+def available_cpus(root: pathlib.Path = pathlib.Path("/")) -> int:
+    """Returns how many CPUs this process may keep busy, at least 1.
+
+    The least of the affinity mask and the container's quota: TensorFlow sizes its thread pools by the host's cores,
+    which in a container with a CPU limit means throttling.
+
+    Args:
+      root: where `proc/self/cgroup` and `sys/fs/cgroup` are looked up (tests hand in a directory of their own).
+    """
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has no affinity
+        cpus = os.cpu_count() or 1
+    quota = _cgroup_quota(root)
+    return max(1, min(cpus, math.ceil(quota))) if quota else cpus
+
+
+def _cgroup_quota(root: pathlib.Path) -> float | None:
+    """The smallest CPU quota, in CPUs, on the way from this process's control group to the top; None without one.
+
+    Formats: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max) and
+    https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us, cpu.cfs_period_us).
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mount, read = root / "sys/fs/cgroup", _quota_v2
+        elif "cpu" in controllers.split(","):
+            mount, read = root / "sys/fs/cgroup" / controllers, _quota_v1
+            if not mount.is_dir():
+                mount = root / "sys/fs/cgroup/cpu"
+        else:
+            continue
+        group = mount / path.lstrip("/")
+        for directory in [group, *group.parents]:
+            if directory != mount and mount not in directory.parents:
+                break
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                quotas.append(read(directory))
+    return min((quota for quota in quotas if quota), default=None)
+
+
+def _quota_v2(directory: pathlib.Path) -> float | None:
+    quota, period = (directory / "cpu.max").read_text().split()
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def _quota_v1(directory: pathlib.Path) -> float | None:
+    quota = int((directory / "cpu.cfs_quota_us").read_text())
+    return None if quota <= 0 else quota / int((directory / "cpu.cfs_period_us").read_text())
