@@ -1,6 +1,8 @@
-"""Getting the digits: `load` finds, fetches or draws a data set and hands it over as four checked arrays.
+"""Getting the digits: `load` finds, fetches or draws a data set and hands it over as four checked
+arrays.
 
-Here is only what callers see. It imports nothing slow, because the flags are checked against `trainer.data.names`.
+Here is only what callers see. It imports nothing slow, because the flags are checked against
+`trainer.data.names`.
 """
 
 from __future__ import annotations
@@ -60,18 +62,21 @@ def load(
 ) -> Dataset:
     """Returns the data set `name`, from the first place that has it. May be called in any thread.
 
-    The places, in this order: `data_dir`; `$MNIST_DATA_DIR` (`$FASHION_MNIST_DATA_DIR`); Keras's and torchvision's
-    caches; this project's own cache; the download into that cache. What a person named (the first two) counts
-    alone: no other place is looked at then, and a fault there is an error, also for `auto`.
+    The places, in this order: `data_dir`; `$MNIST_DATA_DIR` (`$FASHION_MNIST_DATA_DIR`); Keras's
+    and torchvision's caches; this project's own cache; the download into that cache. What a person
+    named (the first two) counts alone: no other place is looked at then, and a fault there is an
+    error, also for `auto`.
 
     Args:
-      name: one of `DATASETS`. `auto` is `mnist`, or `synthetic` with a warning if MNIST cannot be had.
-      data_dir: a directory with the four IDX files (plain or .gz) or with `<name>.npz`; `~` is expanded.
+      name: one of `DATASETS`. `auto` is `mnist`, or `synthetic` with a warning if MNIST cannot be
+        had.
+      data_dir: a directory with the four IDX files (plain or .gz) or with `<name>.npz`; `~` is
+        expanded.
       environ: the environment variables.
       published: what is on the web, by name; by default `trainer.data.published.PUBLISHED`.
-      notify: gets what a person should know on the way (warnings, the start of a download), one line or several at a
-        time. While TensorFlow is being imported standard error is held back, so a caller that loads meanwhile
-        collects these and prints them afterwards.
+      notify: gets what a person should know on the way (warnings, the start of a download), one
+        line or several at a time. While TensorFlow is being imported standard error is held back,
+        so a caller that loads meanwhile collects these and prints them afterwards.
 
     Raises:
       DataError: the data is missing, corrupt or not what was asked for.
@@ -82,7 +87,8 @@ def load(
     if name == "synthetic":
         if data_dir is not None:
             raise UsageError(
-                "--data_dir does not go with --dataset=synthetic, which is drawn, not read; leave one of them out"
+                "--data_dir does not go with --dataset=synthetic, which is drawn and not read;"
+                " leave one of them out"
             )
         return _synthetic()
     from trainer.data import search

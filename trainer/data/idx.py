@@ -1,4 +1,5 @@
-"""The IDX file format, plain or gzip, read strictly: a file is either exactly what its header says or an error.
+"""The IDX file format, plain or gzip, read strictly: a file is either exactly what its header says
+or an error.
 
 Apart from the search for files because nothing here depends on where a file came from.
 """
@@ -20,10 +21,11 @@ CLASSES = 10
 # More than any set in this format that is in use; a header that promises more is wrong or hostile.
 MOST_EXAMPLES = 1_000_000
 
-# Magic numbers: two zero bytes, 0x08 for unsigned bytes, then the number of dimensions. The format is described on
-# http://yann.lecun.com/exdb/mnist/ ("The IDX file format").
+# Magic numbers: two zero bytes, 0x08 for unsigned bytes, then the number of dimensions. The format
+# is described on http://yann.lecun.com/exdb/mnist/ ("The IDX file format").
 _MAGIC = {3: 0x0803, 1: 0x0801}
-# Deflate cannot pack more than this many bytes into one (zlib's technical notes, "Maximum Compression Factor").
+# Deflate cannot pack more than this many bytes into one (zlib's technical notes, "Maximum
+# Compression Factor").
 _DEFLATE_LIMIT = 1032
 
 
@@ -37,7 +39,8 @@ def read_images(path: str | os.PathLike) -> np.ndarray:
       uint8 [n, 28, 28], n >= 1, read-only.
 
     Raises:
-      DataError: the file cannot be read or is not exactly such a file. The message names the file and the defect.
+      DataError: the file cannot be read or is not exactly such a file. The message names the file
+        and the defect.
     """
     images = _read(path, dimensions=3)
     check_images(images.shape, images.dtype, path)
@@ -45,14 +48,18 @@ def read_images(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_labels(path: str | os.PathLike) -> np.ndarray:
-    """Reads a file of labels; like `read_images`, but returns uint8 [n], every label from 0 to 9."""
+    """Reads a file of labels; like `read_images`, but returns uint8 [n], every label from 0 to
+    9.
+    """
     labels = _read(path, dimensions=1)
     check_labels(labels, path)
     return labels
 
 
 def check_images(shape: tuple[int, ...], dtype: np.dtype, where: object) -> None:
-    """Raises `DataError`, naming `where`, unless this is uint8 [n, 28, 28] with n from 1 to `MOST_EXAMPLES`."""
+    """Raises `DataError`, naming `where`, unless this is uint8 [n, 28, 28] with n from 1 to
+    `MOST_EXAMPLES`.
+    """
     if dtype != np.uint8:
         raise DataError(f"{where}: the images are {dtype}, not uint8")
     if len(shape) != 3 or shape[1:] != (IMAGE_SIDE, IMAGE_SIDE):
@@ -78,7 +85,9 @@ def check_labels(labels: np.ndarray, where: object) -> None:
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Opens a file to read. Raises `DataError` if that fails or it is not a regular file (a pipe would block)."""
+    """Opens a file to read. Raises `DataError` if that fails or it is not a regular file (a pipe
+    would block).
+    """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise DataError(f"{path} is not a regular file")
@@ -111,9 +120,11 @@ def _parse(
     at_most: int,
     exactly: int | None = None,
 ) -> np.ndarray:
-    """Reads header and data. Nothing is read or allocated on the word of a header that cannot be true.
+    """Reads header and data. Nothing is read or allocated on the word of a header that cannot be
+    true.
 
-    `at_most` is how many bytes the stream could hold at all, `exactly` how many it does hold where that is known.
+    `at_most` is how many bytes the stream could hold at all, `exactly` how many it does hold where
+    that is known.
     """
     header = stream.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions:
@@ -136,7 +147,8 @@ def _parse(
     data = stream.read(promised)
     if len(data) < promised:
         raise DataError(
-            f"{path}: ends after {len(header) + len(data):,} bytes, where its header promises {expected:,}"
+            f"{path}: ends after {len(header) + len(data):,} bytes,"
+            f" where its header promises {expected:,}"
         )
     if stream.read(1):  # also what makes gzip check its checksum
         raise DataError(f"{path}: goes on after the {expected:,} bytes that its header promises")

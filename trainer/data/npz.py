@@ -1,6 +1,8 @@
-"""`mnist.npz`, the archive in which Keras keeps MNIST, read without pickle and without trusting its sizes.
+"""`mnist.npz`, the archive in which Keras keeps MNIST, read without pickle and without trusting its
+sizes.
 
-Apart from `numpy.load` because that allocates what an array's header asks for before looking at the data.
+Apart from `numpy.load` because that allocates what an array's header asks for before looking at the
+data.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import numpy as np
 from trainer.data import idx
 from trainer.errors import DataError
 
-# In the order of the fields of `trainer.data.Dataset`. The names are Keras's: keras/src/datasets/mnist.py.
+# In the order of the fields of `trainer.data.Dataset`. The names are Keras's:
+# keras/src/datasets/mnist.py.
 MEMBERS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -22,10 +25,12 @@ def read(path: str | os.PathLike) -> list[np.ndarray]:
     """Reads the four arrays of an archive made by `numpy.savez` or `numpy.savez_compressed`.
 
     Returns:
-      Training images, training labels, test images, test labels: uint8 [n, 28, 28] and uint8 [n], read-only.
+      Training images, training labels, test images, test labels: uint8 [n, 28, 28] and uint8 [n],
+      read-only.
 
     Raises:
-      DataError: the file cannot be read or is not such an archive. The message names the file and the defect.
+      DataError: the file cannot be read or is not such an archive. The message names the file and
+        the defect.
     """
     with idx.open_regular(path) as file:
         try:

@@ -1,4 +1,5 @@
-"""What the publishers of MNIST and Fashion-MNIST put on the web: file names, sizes, checksums and mirrors.
+"""What the publishers of MNIST and Fashion-MNIST put on the web: file names, sizes, checksums and
+mirrors.
 
 Facts only, apart from the code that uses them, so that a moved mirror is a one-line change.
 """
@@ -7,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
-# The order of the fields of `trainer.data.Dataset`, and the names that every copy of the two data sets uses.
+# The order of the fields of `trainer.data.Dataset`, and the names that every copy of the two data
+# sets uses.
 FILE_NAMES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -32,8 +34,10 @@ class Published:
     Attributes:
       title: its name for people.
       files: the four gzip files, in the order of `FILE_NAMES`.
-      mirrors: base URLs (with the closing slash) that serve all of the files, in the order to try them.
-      torchvision: the name of torchvision's class for it, which is the folder that torchvision makes.
+      mirrors: base URLs (with the closing slash) that serve all of the files, in the order to try
+        them.
+      torchvision: the name of torchvision's class for it, which is the folder that torchvision
+        makes.
       keras: the folder below Keras's `datasets` where Keras keeps it.
     """
 
@@ -45,9 +49,9 @@ class Published:
 
 
 PUBLISHED = {
-    # Checksums: of the files as first published on http://yann.lecun.com/exdb/mnist/; the same as in
-    # tensorflow/datasets, tensorflow_datasets/url_checksums/mnist.txt. Mirrors: the one PyTorch's torchvision uses
-    # and the one TensorFlow Datasets uses.
+    # Checksums: of the files as first published on http://yann.lecun.com/exdb/mnist/; the same as
+    # in tensorflow/datasets, tensorflow_datasets/url_checksums/mnist.txt. Mirrors: the one
+    # PyTorch's torchvision uses and the one TensorFlow Datasets uses.
     "mnist": Published(
         title="MNIST",
         files=(
@@ -79,9 +83,10 @@ PUBLISHED = {
         torchvision="MNIST",
         keras="",
     ),
-    # Sizes and checksums: tensorflow/datasets, tensorflow_datasets/url_checksums/fashion_mnist.txt, and the same in
-    # keras-team/keras, keras/src/datasets/fashion_mnist.py (FILE_HASHES). Mirrors: Keras's copy, and the authors' own
-    # site (https://github.com/zalandoresearch/fashion-mnist), which speaks plain HTTP only.
+    # Sizes and checksums: tensorflow/datasets, tensorflow_datasets/url_checksums/fashion_mnist.txt,
+    # and the same in keras-team/keras, keras/src/datasets/fashion_mnist.py (FILE_HASHES). Mirrors:
+    # Keras's copy, and the authors' own site (https://github.com/zalandoresearch/fashion-mnist),
+    # which speaks plain HTTP only.
     "fashion_mnist": Published(
         title="Fashion-MNIST",
         files=(

@@ -1,4 +1,5 @@
-"""Where a data set may lie on this machine, and in which order the places are tried before the download.
+"""Where a data set may lie on this machine, and in which order the places are tried before the
+download.
 
 Apart from the formats (`idx`, `npz`) and from the network (`download`), which it brings together.
 """
@@ -19,7 +20,9 @@ Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class NowhereError(DataError):
-    """No place on this machine has the data set and it cannot be downloaded; `remedy` is what to do about it."""
+    """No place on this machine has the data set and it cannot be downloaded; `remedy` is what to do
+    about it.
+    """
 
     def __init__(self, message: str, remedy: str):
         super().__init__(message)
@@ -45,34 +48,44 @@ def find(
     about = (published or PUBLISHED)[name]
     variable = f"{name.upper()}_DATA_DIR"
     if data_dir is not None:
-        return read_directory(_expand(data_dir), name, f"--data_dir={data_dir}")
+        return read_directory(os.path.expanduser(data_dir), name, f"--data_dir={data_dir}")
     if environ.get(variable):
-        return read_directory(_expand(environ[variable]), name, f"${variable}={environ[variable]}")
+        return read_directory(
+            os.path.expanduser(environ[variable]), name, f"${variable}={environ[variable]}"
+        )
 
     own_cache = cache_directory(name, environ)
     for place in [*_shared_caches(about, environ), *([own_cache] if own_cache else [])]:
-        if not _files(place, name)[0]:
-            continue
         try:
-            return read_directory(place, name, str(place))
-        except DataError as error:
-            notify(f"warning: passing over a cached copy of {about.title}: {error}")
+            missing = locate(place, name)[1]
+        except OSError:
+            continue
+        if not missing:
+            try:
+                return read_directory(place, name, str(place))
+            except DataError as error:
+                notify(f"warning: passing over a cached copy of {about.title}: {error}")
 
-    remedy = f"to train on {about.title}, pass --data_dir=DIR (or set ${variable}) with its four IDX files or {name}.npz"
+    remedy = (
+        f"to train on {about.title}, name the directory with its four IDX files or {name}.npz"
+        f" by --data_dir or ${variable}"
+    )
     if own_cache is None:
         raise NowhereError(
-            f"{about.title} is not on this machine, and neither $HOME nor $XDG_CACHE_HOME says where to keep a download",
+            f"{about.title} is not on this machine, and is not downloaded because neither $HOME"
+            " nor $XDG_CACHE_HOME says where to keep it",
             remedy,
         )
     try:
         download.fetch(own_cache, about.files, about.mirrors, notify=notify)
+        return read_directory(own_cache, name, str(own_cache))
     except DataError as error:
-        raise NowhereError(f"{about.title} is not on this machine, and {error}", remedy) from error
-    return read_directory(own_cache, name, str(own_cache))
+        raise NowhereError(f"{about.title} is not on this machine: {error}", remedy) from error
 
 
-def read_directory(directory: pathlib.Path, name: str, called: str) -> tuple[Arrays, str]:
-    """Reads a data set from a directory that holds the four IDX files, each plain or .gz, or else `<name>.npz`.
+def read_directory(directory: str | os.PathLike, name: str, called: str) -> tuple[Arrays, str]:
+    """Reads a data set from a directory with the four IDX files, each plain or .gz, or
+    `<name>.npz`.
 
     Args:
       directory: where to look.
@@ -85,34 +98,35 @@ def read_directory(directory: pathlib.Path, name: str, called: str) -> tuple[Arr
     Raises:
       DataError: missing, empty, incomplete or defective.
     """
-    if not directory.exists():
-        raise DataError(f"{called}: there is no such directory")
-    if not directory.is_dir():
-        raise DataError(f"{called} is not a directory; name the one that holds the files")
-    paths, missing = _files(directory, name)
+    try:
+        paths, missing = locate(directory, name)
+    except OSError as error:
+        raise DataError(f"cannot read {called}: {error.strerror}") from error
     if missing:
         raise DataError(
             f"{called}: no {', no '.join(missing)} (plain or .gz) there, and no {name}.npz either"
         )
+    _refuse_another(paths[-1], name)
     if len(paths) == 1:
         arrays = npz.read(paths[0])
-        source = paths[0]
     else:
         readers = (idx.read_images, idx.read_labels) * 2
         arrays = [reader(path) for reader, path in zip(readers, paths, strict=True)]
-        source = directory
-    for part, images, labels in zip(("train", "test"), arrays[::2], arrays[1::2], strict=True):
+    parts = (("training", paths[:2]), ("test", paths[2:] or paths))
+    for (part, files), images, labels in zip(parts, arrays[::2], arrays[1::2], strict=True):
         if len(images) != len(labels):
             raise DataError(
-                f"{source}: {len(images):,} {part} images but {len(labels):,} {part} labels"
+                f"{' and '.join(map(str, files))}: {len(images):,} {part} images,"
+                f" but {len(labels):,} {part} labels"
             )
-    return tuple(arrays), str(source)
+    return tuple(arrays), str(paths[0] if len(paths) == 1 else directory)
 
 
 def cache_directory(name: str, environ: Mapping[str, str]) -> pathlib.Path | None:
     """Returns where downloads of a data set are kept, or None where there is no home directory.
 
-    XDG Base Directory Specification: `$XDG_CACHE_HOME` if it is set to an absolute path, else `~/.cache`.
+    XDG Base Directory Specification: `$XDG_CACHE_HOME` if it is set to an absolute path, else
+    `~/.cache`.
     """
     cache = environ.get("XDG_CACHE_HOME", "")
     if not os.path.isabs(cache):
@@ -125,8 +139,9 @@ def cache_directory(name: str, environ: Mapping[str, str]) -> pathlib.Path | Non
 def _shared_caches(about: Published, environ: Mapping[str, str]) -> list[pathlib.Path]:
     """Where other programs leave the files.
 
-    Keras: `$KERAS_HOME` or `~/.keras`, as in keras/src/backend/config.py. torchvision has no default place, its
-    caller names a root: those of the tutorials and of pytorch/examples (`data`, `../data`) and `~/data` are tried.
+    Keras: `$KERAS_HOME` or `~/.keras`, as in keras/src/backend/config.py. torchvision has no
+    default place, its caller names a root: those of the tutorials and of pytorch/examples (`data`,
+    `../data`) and `~/data` are tried.
     """
     home = environ.get("HOME")
     keras = environ.get("KERAS_HOME") or (home and os.path.join(home, ".keras"))
@@ -137,30 +152,35 @@ def _shared_caches(about: Published, environ: Mapping[str, str]) -> list[pathlib
     ]
 
 
-def _expand(path: str) -> pathlib.Path:
-    return pathlib.Path(os.path.expanduser(path))
+def locate(directory: str | os.PathLike, name: str) -> tuple[list[pathlib.Path], list[str]]:
+    """Returns what there is to read, and which of `FILE_NAMES` are missing.
 
+    What there is to read are the IDX files in the order of `FILE_NAMES`, a plain file rather than
+    its .gz because it is read faster; or `<name>.npz` alone where the IDX files are not complete.
 
-def _files(directory: pathlib.Path, name: str) -> tuple[list[pathlib.Path], list[str]]:
-    """What there is to read: the IDX files in the order of `FILE_NAMES`, or the archive alone; and what is missing.
-
-    A plain file goes before its .gz: it is read faster. The archive counts if the IDX files are incomplete.
+    Raises:
+      OSError: the directory cannot be listed.
     """
+    there = set(os.listdir(directory))
     paths, missing = [], []
-    for file_name in FILE_NAMES:
-        for path in (directory / file_name, directory / f"{file_name}.gz"):
-            if _exists(path):
-                paths.append(path)
-                break
+    for plain in FILE_NAMES:
+        found = next((entry for entry in (plain, f"{plain}.gz") if entry in there), None)
+        if found:
+            paths.append(pathlib.Path(directory, found))
         else:
-            missing.append(file_name)
-    if missing and _exists(archive := directory / f"{name}.npz"):
-        return [archive], []
+            missing.append(plain)
+    if missing and f"{name}.npz" in there:
+        return [pathlib.Path(directory, f"{name}.npz")], []
     return paths, missing
 
 
-def _exists(path: pathlib.Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # no right to look into the directory, or a name that no file can have
-        return False
+def _refuse_another(test_labels: pathlib.Path, name: str) -> None:
+    """Raises `DataError` if the file is the published one of another data set: all of them use the
+    same names.
+    """
+    for other, about in PUBLISHED.items():
+        if other != name and download.is_sound(test_labels, about.files[-1]):
+            raise DataError(
+                f"{test_labels} is from {about.title}, not from {PUBLISHED[name].title};"
+                f" use --dataset={other} or another directory"
+            )
