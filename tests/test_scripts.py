@@ -1,4 +1,4 @@
-"""The set-up scripts, run for real in a copy of the project whose lock holds one tiny wheel; the locks.
+"""The set-up scripts, run for real in a copy of the project with a lock of one tiny wheel.
 
 The copy has a `trainer.task` of its own that says how it was started: the real one would need
 TensorFlow in every .venv made here, which takes minutes.

@@ -12,8 +12,8 @@ venv=$root/.venv
 # Another project's settings must not reach this one.
 unset PYTHONHOME PYTHONPATH
 
-cpu_size="about 0.4 GB to download, 2 GB on disk, one to five minutes; once only"
-gpu_size="about 3 GB to download, 7 GB on disk, two to ten minutes; once only"
+cpu_size="0.7 GB to download, 2.4 GB on disk, one to five minutes; once only"
+gpu_size="3.5 GB to download, 7 GB on disk, three to fifteen minutes; once only"
 
 die() { # CODE MESSAGE
   printf 'error: %s\n' "$2" >&2
