@@ -49,7 +49,7 @@ main() {
   esac
   [ ${#workers} -le 3 ] || die 2 "--workers $workers: at most 999"
   need_kubectl
-  scratch
+  make_scratch
 
   mkdir "$scratch/run" "$scratch/shared" "$scratch/all"
   flagfile "$run" "$@" >"$scratch/run/run.flags"
@@ -103,7 +103,7 @@ flagfile() { # RUN FLAGS
     case $flag in
       --model_dir* | -model_dir*) die 2 "$flag: the run's name decides its directory; use --name" ;;
       --flagfile* | -flagfile*) die 2 "$flag: the file is not on the cluster; give its flags here" ;;
-      *$'\n'*) die 2 "${flag%%$'\n'*}...: a flag cannot hold a line break" ;;
+      *$'\n'*) flag=${flag%%$'\n'*}; die 2 "$flag...: a flag cannot hold a line break" ;;
       *[[:space:]]) die 2 "$flag: a flag file drops the space at the end" ;;
     esac
     printf '%s\n' "$flag"
@@ -249,8 +249,8 @@ EOF
         echo "Run '$run' finished; scripts/collect.sh $run DIR copies it"
         return 0 ;;
       *Failed=*)
-        state=${state##*Failed=}
-        echo "error: run '$run' failed: ${state%%$'\n'*}" >&2
+        state=${state##*Failed=} state=${state%%$'\n'*}
+        echo "error: run '$run' failed: $state" >&2
         # The message of podFailurePolicy names the exit code, which may be that of another worker than the chief.
         case $state in *'exit code '*) code=${state##*exit code } code=${code%%[!0-9]*} ;; esac
         [ "${code:-0}" != 0 ] || code=1

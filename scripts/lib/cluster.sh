@@ -34,8 +34,10 @@ need_kubectl() {
 
 need_cluster() {
   local why
-  why=$(kubectl version --request-timeout=10s 2>&1 >/dev/null) ||
-    die 1 "no cluster answers (kubectl config current-context names the one asked): ${why##*$'\n'}"
+  if ! why=$(kubectl version --request-timeout=10s 2>&1 >/dev/null); then
+    why=${why##*$'\n'} # the last line: kubectl repeats itself
+    die 1 "no cluster answers (kubectl config current-context names the one asked): $why"
+  fi
 }
 
 in_namespace() { # KUBECTL ARGUMENTS
@@ -77,9 +79,9 @@ image_entry() { # IMAGE
   fi
 }
 
-# A directory that goes with the script, with the manifests in it: a kustomization may refer only to what is below or
-# beside it by relative paths, and the repository may be read-only.
-scratch() {
+# Makes a directory that goes with the script, with the manifests in it: a kustomization refers to others by relative
+# paths only, and the repository may be read-only.
+make_scratch() {
   scratch=$(mktemp -d "${TMPDIR:-/tmp}/number-recognition.XXXXXX")
   trap 'rm -rf "$scratch"' EXIT
   cp -R "$root/k8s" "$scratch/k8s"
