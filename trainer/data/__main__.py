@@ -93,7 +93,7 @@ def fetch_and_check(
     for path in paths:
         if path.name not in known:
             verdict = "sound"
-        elif download.is_sound(path, known[path.name]):
+        elif known[path.name].matches(path):
             verdict = "as published (SHA-256)"
         else:
             verdict = "sound, but not the published file"

@@ -6,7 +6,6 @@ Apart from the search for local copies so that everything about the network is i
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import http.client
 import os
 import pathlib
@@ -80,7 +79,7 @@ def fetch(
         raise _unwritable(directory, error) from error
     mirrors = _from_first_that_answers(mirrors, files[0].name)
     with _locked(directory, notify):
-        missing = [file for file in files if not is_sound(directory / file.name, file)]
+        missing = [file for file in files if not file.matches(directory / file.name)]
         if missing:
             size = sum(file.size for file in missing) / 1e6
             notify(f"downloading {size:.1f} MB from {_host(mirrors[0])} to {directory}")
@@ -145,7 +144,7 @@ def _fetch_file(
             except _MirrorError as error:
                 failure = f"{_host(mirror)} {error}"
             else:
-                if is_sound(partial, file):
+                if file.matches(partial):
                     _publish(partial, directory / file.name)
                     return
                 failure = f"{_host(mirror)} has another file: its SHA-256 differs"
@@ -175,7 +174,7 @@ def _transfer(url: str, file: File, partial: pathlib.Path, stall_timeout_s: floa
         error.close()
         if error.code == 416:  # the mirror's file ends before ours
             _discard(partial)
-        raise _MirrorError(f"answers {error.code} {error.reason}") from error
+        raise _MirrorError(f"answers {error.code} {_one_line(error.reason)}") from error
     except (OSError, http.client.HTTPException) as error:
         raise _MirrorError(f"fails ({_reason(error)})") from error
     with response:
@@ -256,26 +255,15 @@ def _reason(error: Exception) -> str:
         return _reason(error.reason)
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return _one_line(getattr(error, "strerror", None) or error) or type(error).__name__
+
+
+def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
 def _host(url: str) -> str:
     return urllib.parse.urlsplit(url).netloc or url
-
-
-def is_sound(path: pathlib.Path, file: File) -> bool:
-    """Returns whether the file is there with the published size and checksum."""
-    try:
-        if path.stat().st_size != file.size:
-            return False
-        digest = hashlib.sha256()
-        with open(path, "rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    except OSError:
-        return False
-    return digest.hexdigest() == file.sha256
 
 
 def _publish(partial: pathlib.Path, final: pathlib.Path) -> None:

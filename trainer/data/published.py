@@ -7,6 +7,8 @@ Facts only, apart from the code that uses them, so that a moved mirror is a one-
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 
 # The order of the fields of `trainer.data.Dataset`, and the names that every copy of the two data
 # sets uses.
@@ -25,6 +27,16 @@ class File:
     name: str
     size: int
     sha256: str
+
+    def matches(self, path: str | os.PathLike) -> bool:
+        """Returns whether this very file is at `path`."""
+        try:
+            if os.path.getsize(path) != self.size:
+                return False
+            with open(path, "rb") as stream:
+                return hashlib.sha256(stream.read()).hexdigest() == self.sha256
+        except OSError:
+            return False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from trainer.data import download, idx, npz
+from trainer.data import idx, npz
 from trainer.data.published import FILE_NAMES, PUBLISHED, Published
 from trainer.errors import DataError
 
@@ -76,6 +76,8 @@ def find(
             " nor $XDG_CACHE_HOME says where to keep it",
             remedy,
         )
+    from trainer.data import download  # brings in the network; most runs need no download
+
     try:
         download.fetch(own_cache, about.files, about.mirrors, notify=notify)
         return read_directory(own_cache, name, str(own_cache))
@@ -179,7 +181,7 @@ def _refuse_another(test_labels: pathlib.Path, name: str) -> None:
     same names.
     """
     for other, about in PUBLISHED.items():
-        if other != name and download.is_sound(test_labels, about.files[-1]):
+        if other != name and about.files[-1].matches(test_labels):
             raise DataError(
                 f"{test_labels} is from {about.title}, not from {PUBLISHED[name].title};"
                 f" use --dataset={other} or another directory"
