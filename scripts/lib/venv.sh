@@ -47,6 +47,7 @@ find_python() {
       return
     else
       reason=${reason##*$'\n'}
+      reason=${reason:-it does not run}
       found="${found:+$found; }$candidate: $reason"
     fi
     if [ "$candidate" = "${PYTHON-}" ]; then
