@@ -51,13 +51,15 @@ def _member(archive: zipfile.ZipFile, name: str, where: str) -> np.ndarray:
     if packing not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # what numpy writes
         raise DataError(f"{where}: packed by zip method {packing}, not stored or deflated")
     with archive.open(f"{name}.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
+        try:
+            version = np.lib.format.read_magic(stream)
+            # Later versions only differ in having room for longer headers, of up to 4 GiB.
+            if version != (1, 0):
+                raise ValueError(f"version {version[0]}.{version[1]}, not 1.0")
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-        elif version == (2, 0):
-            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
-        else:
-            raise DataError(f"{where}: .npy format {version[0]}.{version[1]}, not 1.0 or 2.0")
+        except Exception as error:  # numpy evaluates the header as Python: errors of every kind
+            reason = " ".join(str(error).split())
+            raise DataError(f"{where}: not a sound .npy header ({reason})") from error
         if name.startswith("x_"):
             idx.check_images(shape, dtype, where)
         else:
