@@ -139,13 +139,14 @@ def test_redirects_are_followed_with_the_range(tmp_path):
         ("corrupt", "SHA-256 differs"),
         ("cuts", "broke off"),
         ("redirect", "answers 302"),  # to itself
+        ("redirect to nowhere", "fails"),
     ],
 )
 def test_when_every_mirror_fails_the_error_names_them_and_why(tmp_path, fault, reason):
     with mirrors(FILES, FILES) as servers:
         for mirror in servers:
-            mirror.faults = {IMAGES: fault}
-            mirror.redirect_to = mirror.url
+            mirror.faults = {IMAGES: fault.removesuffix(" to nowhere")}
+            mirror.redirect_to = "http://[" if "nowhere" in fault else mirror.url
         with pytest.raises(DataError) as caught:
             fetch(tmp_path, *(mirror.url for mirror in servers))
         assert str(caught.value).count(reason) == 2

@@ -102,7 +102,7 @@ def _from_first_that_answers(mirrors: Sequence[str], name: str) -> list[str]:
             _open(request, timeout_s=share, stall_timeout_s=share).close()
         except urllib.error.HTTPError as answer:
             answer.close()
-        except (OSError, http.client.HTTPException) as error:
+        except OSError as error:
             silent.append(f"{_host(mirror)}: {_reason(error)}")
             continue
         return list(mirrors[index:])
@@ -163,9 +163,7 @@ def _transfer(url: str, file: File, partial: pathlib.Path, stall_timeout_s: floa
     Raises `_MirrorError`, after dropping `partial` if the mirror could not continue it.
     """
     offset = _size(partial)
-    if (
-        offset >= file.size
-    ):  # complete but for the check (or not ours at all, and the check finds that)
+    if offset >= file.size:  # all that is missing is the check, which finds a file of another size
         return
     request = urllib.request.Request(url, headers={"Range": f"bytes={offset}-"} if offset else {})
     try:
@@ -175,7 +173,7 @@ def _transfer(url: str, file: File, partial: pathlib.Path, stall_timeout_s: floa
         if error.code == 416:  # the mirror's file ends before ours
             _discard(partial)
         raise _MirrorError(f"answers {error.code} {_one_line(error.reason)}") from error
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         raise _MirrorError(f"fails ({_reason(error)})") from error
     with response:
         if response.status == 206:
@@ -226,7 +224,7 @@ def _body(response: http.client.HTTPResponse, size: int) -> Iterator[bytes]:
 def _open(
     request: urllib.request.Request, *, timeout_s: float, stall_timeout_s: float
 ) -> http.client.HTTPResponse:
-    """Opens a URL, and gives up after `timeout_s` whatever it hangs in.
+    """Opens a URL, and gives up after `timeout_s` whatever it hangs in. Raises `OSError`.
 
     A socket's timeout does not cover the look-up of the name, and counts anew for each address, the
     handshake and each redirect. So this runs in a thread, which is left behind if it takes longer.
@@ -244,8 +242,10 @@ def _open(
         result = outcome.get(timeout=max(timeout_s, 0))
     except queue.Empty:
         raise TimeoutError from None
-    if isinstance(result, Exception):
+    if isinstance(result, OSError):
         raise result
+    if isinstance(result, Exception):  # of any kind, from a strange redirect or proxy setting
+        raise ConnectionError(_reason(result)) from result
     return result
 
 
