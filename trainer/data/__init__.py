@@ -101,7 +101,8 @@ def load(
     except search.NowhereError as error:
         if name != "auto":
             raise DataError(f"{error}; {error.remedy}, or use --dataset=synthetic") from error
-        notify(_box("TRAINING ON SYNTHETIC DIGITS, NOT ON MNIST", [str(error), error.remedy]))
+        remedy = error.remedy[0].upper() + error.remedy[1:]
+        notify(_box("TRAINING ON SYNTHETIC DIGITS, NOT ON MNIST", [f"{error}.", f"{remedy}."]))
         return _synthetic()
     return _dataset(wanted, arrays, source)
 
