@@ -27,7 +27,6 @@ if [ -z "$run" ] || [ -z "$directory" ]; then
   die 2 "a run and a directory are needed: scripts/collect.sh RUN DIR"
 fi
 check_name "$run"
-directory=${directory%/}
 [ ! -e "$directory" ] || die 2 "$directory exists already; name a directory that does not"
 need_kubectl
 need_cluster
@@ -37,7 +36,7 @@ image=$(in_namespace get deployment "$tensorboard" -o 'jsonpath={.spec.template.
 
 make_scratch
 pod=collector-$run-$$
-partial=$directory.partial-$$
+partial=${directory%/}.partial-$$
 mkdir "$scratch/pod"
 {
   echo 'resources: [../k8s/collector]'
