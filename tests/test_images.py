@@ -19,7 +19,7 @@ from trainer.errors import DataError
 
 
 def drawn(stroke: int = 34, size: int = 280) -> np.ndarray:
-    """A 5 with a detached bar, ink 255 on 0, uint8 [size, size]; drawn on 280 pixels, then scaled."""
+    """A 5 with a detached bar, ink 255 on 0, uint8 [size, size]; `stroke` is in 280ths of it."""
     picture = Image.new("L", (280, 280))
     pen = ImageDraw.Draw(picture)
     pen.line([(110, 40), (100, 130)], fill=255, width=stroke)

@@ -142,7 +142,7 @@ def test_a_process_answers_good_files_in_an_aligned_table_and_bad_ones_with_one_
     )
     assert done.returncode == 3
     errors = done.stderr.splitlines()
-    assert len(errors) == 4 and all(line.startswith("error: ") for line in errors), done.stderr
+    assert [line[:7] for line in errors] == ["error: "] * 4, done.stderr
     for line, reason in zip(
         errors,
         ["text\\n.png: is not a PNG", "is a directory", "shows no digit", "gone.png: there"],
@@ -207,7 +207,8 @@ def test_a_damaged_or_foreign_model_is_one_line_and_exit_2(run_dir, pictures, tm
 
 def test_help_and_wrong_flags_answer_without_tensorflow_and_pillow(run_dir):
     script = (
-        "import sys; from trainer import predict; codes = [predict.main(['predict', *a.split()]) for a in sys.argv[1:]];"
+        "import sys; from trainer import predict;"
+        " codes = [predict.main(['predict', *a.split()]) for a in sys.argv[1:]];"
         " print(codes, {'tensorflow', 'PIL', 'numpy'} & set(sys.modules))"
     )
     calls = [

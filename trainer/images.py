@@ -1,9 +1,7 @@
-"""An image file or a drawing in, a digit the way MNIST has them out: the step between the world and
-the model.
+"""A picture in, a digit as MNIST has them out: the step between the world and the model.
 
 Apart from `predict.py` because whatever else shows pictures to a model (a drawing page) must
-prepare them alike, and
-apart from TensorFlow because looking at a picture needs only NumPy and Pillow.
+prepare them alike, and from TensorFlow because looking at one needs only NumPy and Pillow.
 """
 
 from __future__ import annotations
@@ -23,10 +21,8 @@ MAX_PIXELS = 64_000_000  # a phone's largest photo is about 50 million; decoded,
 FIELD, DIGIT = 28, 20  # MNIST's field and the longer side of the digit in it, in pixels
 WORK = 512  # longer side, in pixels, of the picture in which the digit is looked for
 MIN_CONTRAST = 12.0  # of 255: fainter than pencil, stronger than paper grain
-MIN_STROKE, STROKE = (
-    1.9,
-    2.4,
-)  # in MNIST pixels: its thinnest twentieth by `_stroke_width`, and what thinner ones become
+# By `_stroke_width`, a tenth of MNIST's digits are thinner than 1.9 pixels and half than 2.6.
+MIN_STROKE, STROKE = 1.9, 2.4  # below the first, strokes are thickened to the second
 
 # Exif's values of the tag Orientation (0x0112) and what sets such a picture upright (Exif 2.3,
 # section 4.6.4).
@@ -49,9 +45,8 @@ def read_digit(path: str) -> np.ndarray:
     no digit.
     """
     try:
-        mode = os.stat(
-            path
-        ).st_mode  # before opening it: a named pipe would block, a device never end
+        # Before it is opened: a named pipe would block, a device never end.
+        mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise DataError("is a directory; name the image files in it")
         if not stat.S_ISREG(mode):
@@ -89,7 +84,8 @@ def read_gray(file: BinaryIO) -> np.ndarray:
             raise DataError(f"{reason}; save it as one of these") from error
         if image.width * image.height > MAX_PIXELS:  # known from the header: nothing is decoded yet
             raise DataError(
-                f"has more than {MAX_PIXELS:,} pixels ({image.width} x {image.height}); scale it down"
+                f"has more than {MAX_PIXELS:,} pixels ({image.width} x {image.height});"
+                " scale it down"
             )
         try:
             image.draft(
@@ -121,13 +117,11 @@ def find_digit(gray: np.ndarray) -> np.ndarray:
     """Returns the digit in a picture as MNIST would hold it: uint8 [28, 28], white on black.
 
     Args:
-      gray: [height, width] of any size, 0 to 255, one digit on a plain ground: dark on light or
-      light on dark, evenly
-        lit or not.
+      gray: [height, width] of any size, 0 to 255, one digit on a plain ground: dark
+        on light or light on dark, evenly lit or not.
 
     The digit is scaled so that its longer side is 20 pixels, antialiased, and placed with its
-    centre of mass in the
-    middle of the field (LeCun, Cortes, Burges, "The MNIST database of handwritten digits",
+    centre of mass in the middle of the field (LeCun, Cortes, Burges, "The MNIST database of handwritten digits",
     http://yann.lecun.com/exdb/mnist/). Raises `DataError` if there is no digit to be seen.
     """
     small = _resized(gray.astype(np.float32, copy=False) if gray.size <= WORK**2 else gray, WORK)
@@ -148,11 +142,9 @@ def find_digit(gray: np.ndarray) -> np.ndarray:
 
 
 def _resized(array: np.ndarray, longer: int, *, enlarge: bool = False) -> np.ndarray:
-    """`array` as float32 with its longer side at most (or `enlarge`d to) `longer`: area averages,
-    or bicubic upwards.
-    """
+    """`array` as float32, its longer side at most `longer` or, with `enlarge`, exactly that."""
     factor = longer / max(array.shape)
-    if factor >= 1 and not (enlarge and factor > 1):
+    if factor == 1 or (factor > 1 and not enlarge):
         return array.astype(np.float32)
     size = [max(1, round(side * factor)) for side in reversed(array.shape)]
     resample = Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
@@ -162,9 +154,7 @@ def _resized(array: np.ndarray, longer: int, *, enlarge: bool = False) -> np.nda
 
 
 def _ink(gray: np.ndarray) -> np.ndarray:
-    """How much each pixel stands out from the ground, in grey levels, noise about 0: light from
-    uneven light removed.
-    """
+    """How far each pixel stands out from the ground, in grey levels; uneven light is removed."""
     rows, columns = np.meshgrid(*(np.linspace(-1, 1, side) for side in gray.shape), indexing="ij")
     plane = np.stack([np.ones_like(rows), rows, columns], axis=-1)
     edge = np.maximum(abs(rows), abs(columns)) > 0.9
@@ -182,7 +172,7 @@ def _ink(gray: np.ndarray) -> np.ndarray:
 
 
 def _ground(ink: np.ndarray) -> np.ndarray:
-    """What is wider than a stroke: a grey-scale opening by half of the picture, on a coarse copy."""
+    """What is wider than a stroke: an opening by half of the picture's side, on a coarse copy."""
     coarse = _resized(ink, 48)
     window = max(coarse.shape) // 4
     for extreme in (np.min, np.max):
@@ -219,14 +209,12 @@ def _strokes(ink: np.ndarray) -> np.ndarray:
     at_edge = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     weight = mass.copy()
     weight[at_edge] /= 4
-    digit = labels == np.argmax(weight)
-    parts = [
-        part for part in np.flatnonzero(mass >= 0.02 * mass[np.argmax(weight)]) if weight[part] > 0
-    ]
-    boxes = {part: _box(labels == part) for part in parts if part != np.argmax(weight)}
-    while (
-        boxes
-    ):  # the bar of a 5, the halves of a broken stroke: whatever lies close belongs to the digit
+    main = np.argmax(weight)
+    digit = labels == main
+    parts = set(np.flatnonzero(mass >= 0.02 * mass[main])) - {main}
+    boxes = {part: _box(labels == part) for part in parts}
+    # The bar of a 5, the halves of a broken stroke: what lies close belongs to the digit.
+    while boxes:
         box = _box(digit)
         reach = 0.25 * max(box[1] - box[0], box[3] - box[2])
         near = [part for part, other in boxes.items() if _gap(box, other) <= reach]
@@ -239,9 +227,7 @@ def _strokes(ink: np.ndarray) -> np.ndarray:
 
 
 def _gap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> int:
-    """Pixels between two boxes along the axis where they are farther apart; negative where they
-    overlap.
-    """
+    """Pixels between two boxes on the axis that parts them more; negative where they overlap."""
     return max(max(one[i], other[i]) - min(one[i + 1], other[i + 1]) for i in (0, 2))
 
 
@@ -252,11 +238,10 @@ def _box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    """Labels the 8-connected parts of `mask` 1 to n in an int [height, width], 0 elsewhere; returns
-    it and n.
+    """Labels the 8-connected parts of `mask` 1 to n, 0 elsewhere; returns int [height, width], n.
 
-    Works on the horizontal runs: those that touch a run of the next row share the least label,
-    until nothing changes.
+    Works on horizontal runs: those that touch one of the next row share the least label, until
+    nothing changes.
     """
     # Two unset pixels after each row keep runs of different rows apart in the flat order.
     stride = mask.shape[1] + 3

@@ -1,5 +1,4 @@
-"""The second entry: classify image files with an exported model. `python -m trainer.predict
---model_dir DIR digit.png`
+"""The second entry: classify image files with an exported model.
 
 Apart from training because it needs nothing of it: an export and pictures are enough.
 """
@@ -27,9 +26,8 @@ def find_export(model_dir: str) -> str:
     """Returns the SavedModel directory that `model_dir` stands for.
 
     Args:
-      model_dir: a SavedModel directory, or a run directory with `saved_model/<global step>/` in it,
-      of which the one
-        with the highest step is taken; local, or any path that `tf.io.gfile` reads.
+      model_dir: a SavedModel directory, or a run directory with `saved_model/<global step>/` in
+        it, of which the highest step is taken; any path that `tf.io.gfile` reads.
 
     Raises `UsageError` if there is none.
     """
@@ -42,7 +40,9 @@ def find_export(model_dir: str) -> str:
             if _is_export(storage.join(versions, step)):
                 return storage.join(versions, step)
         found = "holds no exported model" if storage.exists(model_dir) else "does not exist"
-    except Exception as error:  # tf.io.gfile's errors have TensorFlow's types, which are not imported for a local path
+    except (
+        Exception
+    ) as error:  # tf.io.gfile's have TensorFlow's types, not imported for a local path
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         found = f"cannot be read ({reason})"
     raise UsageError(
@@ -75,7 +75,8 @@ def load_classifier(export: str) -> Callable[[Any], tuple[Any, Any]]:
             failure = f"{type(error).__name__}: {lines[0]}"
     if failure:
         raise UsageError(
-            f"--model_dir: {export!r} is not a digit classifier that can be loaded ({failure}); export it anew"
+            f"--model_dir: {export!r} is not a digit classifier that can be loaded ({failure});"
+            " export it anew"
         )
 
     def classify(images: Any) -> tuple[Any, Any]:
@@ -131,7 +132,8 @@ def _row(prediction: dict, width: int) -> str:
         (digit for digit in range(10) if digit != prediction["digit"]), key=shares.__getitem__
     )
     return (
-        f"{printable(prediction['file']):<{width}}  {prediction['digit']:>5}  {prediction['confidence']:>10.1%}"
+        f"{printable(prediction['file']):<{width}}  {prediction['digit']:>5}"
+        f"  {prediction['confidence']:>10.1%}"
         f"  {second:>6} {shares[second]:>6.1%}"
     )
 
