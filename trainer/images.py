@@ -122,7 +122,8 @@ def find_digit(gray: np.ndarray) -> np.ndarray:
 
     The digit is scaled so that its longer side is 20 pixels, antialiased, and placed with its
     centre of mass in the middle of the field (LeCun, Cortes, Burges, "The MNIST database
-    of handwritten digits", http://yann.lecun.com/exdb/mnist/). Raises `DataError` if there is no digit to be seen.
+    of handwritten digits", http://yann.lecun.com/exdb/mnist/). Raises `DataError` if there is no
+    digit to be seen.
     """
     small = _resized(gray.astype(np.float32, copy=False) if gray.size <= WORK**2 else gray, WORK)
     ink = _ink(small)
