@@ -1,12 +1,16 @@
-"""The failures a user can do something about, each with the exit code that a job controller acts on.
+"""The failures a user can do something about, each with the exit code that a job controller acts
+on.
 
-Whoever raises one of these writes the whole message: one line that names what was wrong, where, and what to do.
-The entry points print it without a traceback and leave with `exit_code`.
+Whoever raises one of these writes the whole message: one line that names what was wrong, where, and
+what to do. The entry points print it without a traceback and leave with `exit_code`.
 """
 
 
 class TrainerError(Exception):
-    """An expected failure. `exit_code` is the process's exit status."""
+    """An expected failure.
+
+    `exit_code` is the process's exit status.
+    """
 
     exit_code = 1
 
@@ -24,7 +28,9 @@ class DataError(TrainerError):
 
 
 class ClusterError(TrainerError):
-    """A peer was lost or the cluster did not form; progress is in the last checkpoint, so try again."""
+    """A peer was lost or the cluster did not form; progress is in the last checkpoint, so try
+    again.
+    """
 
     exit_code = 138
 

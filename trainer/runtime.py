@@ -1,6 +1,7 @@
-"""The process TensorFlow runs in: how it is imported without noise, and how many CPUs it may use.
+"""The process TensorFlow runs in: imported without noise, on the CPUs it may use, stopped by
+signals.
 
-Apart from everything else because both entries (`task`, `predict`) need it before TensorFlow exists.
+Apart from everything else because the entries need it before TensorFlow is there.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ import importlib
 import math
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from types import ModuleType
+from types import FrameType, ModuleType
+
+from trainer.errors import Interrupted, TrainerError
 
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Holds back what native code writes to file descriptor 2, and shows it only if the block raises.
+    """Holds back what native code writes to file descriptor 2, and shows it only if the block
+    raises.
 
-    TensorFlow's C++ side logs its start-up before any log level is read, so a Python stream cannot catch it.
+    TensorFlow's C++ side logs its start-up before any log level is read, so a Python stream cannot
+    catch it.
     """
     try:
         saved = os.dup(2)
@@ -32,8 +38,10 @@ def quiet_stderr() -> Iterator[None]:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception as error:
             os.dup2(saved, 2)
+            if isinstance(error, TrainerError):
+                raise
             held.seek(0)
             os.write(2, held.read())
             raise
@@ -43,12 +51,16 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def import_tensorflow() -> ModuleType:
-    """Returns the `tensorflow` module, imported without its start-up messages (C++ errors are still shown later)."""
+    """Returns the `tensorflow` module, imported without its start-up messages (C++ errors are still
+    shown later).
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "tensorflow" in sys.modules:
         return sys.modules["tensorflow"]
     with quiet_stderr():
-        return importlib.import_module("tensorflow")
+        tensorflow = importlib.import_module("tensorflow")
+    tensorflow.get_logger().setLevel("ERROR")
+    return tensorflow
 
 
 def available_cpus(root: pathlib.Path = pathlib.Path("/")) -> int:
@@ -69,7 +81,8 @@ def available_cpus(root: pathlib.Path = pathlib.Path("/")) -> int:
 
 
 def _cgroup_quota(root: pathlib.Path) -> float | None:
-    """The smallest CPU quota, in CPUs, on the way from this process's control group to the top; None without one.
+    """The smallest CPU quota, in CPUs, on the way from this process's control group to the top;
+    None without one.
 
     Formats: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max) and
     https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us, cpu.cfs_period_us).
@@ -106,3 +119,51 @@ def _quota_v2(directory: pathlib.Path) -> float | None:
 def _quota_v1(directory: pathlib.Path) -> float | None:
     quota = int((directory / "cpu.cfs_quota_us").read_text())
     return None if quota <= 0 else quota / int((directory / "cpu.cfs_period_us").read_text())
+
+
+class StopSignals:
+    """Turns SIGTERM and Ctrl-C into `Interrupted`: at once, or when the block that defers them
+    asks.
+
+    A second Ctrl-C leaves at once, whatever is going on. Works in the main thread only, as signal
+    handlers do.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._deferred = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            os._exit(128 + number)
+        first, self.received = self.received is None, number
+        if first and not self._deferred:
+            raise self.error("nothing was under way that is not saved")
+
+    def error(self, what: str) -> Interrupted:
+        """Returns the error to raise for the signal that came, saying `what` became of the
+        progress.
+        """
+        name = signal.Signals(self.received).name
+        return Interrupted(f"stopped by {name}: {what}", self.received)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While the block runs a signal is only noted, in `received`; the block has to look at
+        it.
+        """
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False

@@ -1,0 +1,126 @@
+"""Whole files or none: every output is written under a temporary name and renamed.
+
+Apart from the outputs themselves because they all rest on it. Local paths are handled without
+TensorFlow, so that a run directory can be looked at before it is imported; any other path (`gs://`,
+`ram://`) goes through `tf.io.gfile`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+
+from trainer.runtime import import_tensorflow
+
+_TEMPORARY = re.compile(r"\.partial-[0-9a-f]{8}$")
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` is one of this machine's file system, not of `tf.io.gfile`'s others."""
+    return "://" not in path
+
+
+def join(directory: str, *names: str) -> str:
+    """Returns the path of `names` below `directory`."""
+    return os.path.join(directory, *names) if is_local(directory) else "/".join((directory, *names))
+
+
+def _gfile():
+    return import_tensorflow().io.gfile
+
+
+def make_directory(path: str) -> None:
+    """Makes `path` and its parents; that it exists already is fine.
+
+    Raises OSError.
+    """
+    if is_local(path):
+        os.makedirs(path, exist_ok=True)
+    else:
+        _gfile().makedirs(path)
+
+
+def names_in(directory: str) -> list[str]:
+    """Returns the names in `directory`, sorted; none if it does not exist."""
+    if is_local(directory):
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(os.listdir(directory))
+    elif _gfile().isdir(directory):
+        return sorted(name.rstrip("/") for name in _gfile().listdir(directory))
+    return []
+
+
+def exists(path: str) -> bool:
+    """Whether a file or directory is at `path`."""
+    return os.path.lexists(path) if is_local(path) else _gfile().exists(path)
+
+
+def read_text(path: str) -> str | None:
+    """Returns the text of the file at `path`, None if there is none."""
+    if is_local(path):
+        with contextlib.suppress(FileNotFoundError):
+            return pathlib.Path(path).read_text(encoding="utf-8")
+    elif _gfile().exists(path):
+        with _gfile().GFile(path) as file:
+            return file.read()
+    return None
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Writes `content` as the whole new file `path`: a reader sees the old one or the new one,
+    never a part.
+    """
+    with replacing(path) as temporary:
+        if is_local(path):
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            with _gfile().GFile(temporary, "wb") as file:
+                file.write(content)
+
+
+def write_text(path: str, text: str) -> None:
+    """`write_bytes` of `text` in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Yields a temporary path beside `path`; what the block made there becomes `path`, or is
+    removed if it raises.
+    """
+    temporary = f"{path}.partial-{uuid.uuid4().hex[:8]}"
+    try:
+        yield temporary
+        if is_local(path):
+            os.replace(temporary, path)
+        else:
+            _gfile().rename(temporary, path, overwrite=True)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            remove(temporary)
+        raise
+
+
+def remove(path: str) -> None:
+    """Removes the file or the whole directory at `path`."""
+    if not is_local(path):
+        (_gfile().rmtree if _gfile().isdir(path) else _gfile().remove)(path)
+    elif os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.remove(path)
+
+
+def remove_leftovers(directory: str) -> None:
+    """Removes the temporary files that a killed process left in `directory`."""
+    for name in names_in(directory):
+        if _TEMPORARY.search(name):
+            remove(join(directory, name))

@@ -1,0 +1,141 @@
+"""What TensorBoard shows of a run: event files for training, validation and test, without gaps or
+overlaps.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import storage
+
+PARTS = ("train", "validation", "test")
+
+
+class Summaries:
+    """Writers for `directory`/train, validation and test, each made when first used.
+
+    A run that is resumed at a step first drops what an earlier process wrote after it, so that every step is there once.
+
+    Args:
+      directory: the run's `tensorboard`.
+      step: the last step whose events stay; -1 for none.
+    """
+
+    def __init__(self, directory: str, step: int):
+        self._directory = directory
+        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        for part in PARTS:
+            keep_events(storage.join(directory, part), step)
+
+    def _writer(self, part: str) -> tf.summary.SummaryWriter:
+        if part not in self._writers:
+            path = storage.join(self._directory, part)
+            self._writers[part] = tf.summary.create_file_writer(path)
+        return self._writers[part]
+
+    def scalars(self, part: str, values: Mapping[str, float], step: int) -> None:
+        """Adds one point to each named curve of a part."""
+        with self._writer(part).as_default(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def image(self, part: str, name: str, pixels: np.ndarray, step: int, description: str) -> None:
+        """Adds a picture: uint8 [height, width] or [height, width, channels]."""
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        with self._writer(part).as_default(step):
+            tf.summary.image(name, pixels[None], description=description)
+
+    def record(self, part: str, name: str, values: Mapping[str, Any], step: int) -> None:
+        """Adds a JSON-like record as text, a table row for each of its entries."""
+        rows = "\n".join(
+            f"| {key} | `{json.dumps(value)}` |"
+            for key, value in values.items()
+            if value is not None
+        )
+        with self._writer(part).as_default(step):
+            tf.summary.text(name, f"| | |\n| --- | --- |\n{rows}")
+
+    def graph(self, part: str, graph: tf.Graph) -> None:
+        """Adds the computation graph."""
+        with self._writer(part).as_default(0):
+            tf.summary.graph(graph)
+
+    def hyperparameters(self, values: Mapping[str, Any], trial: str) -> None:
+        """Adds what the HParams page compares runs by; it finds the metrics among the curves of the
+        parts.
+
+        The record lies one level above them, because the page looks for metrics below the directory
+        of the record.
+        """
+        from tensorboard.plugins.hparams import api
+
+        remove_events(self._directory)
+        flat = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in values.items()
+        }
+        with tf.summary.create_file_writer(self._directory).as_default(0) as writer:
+            api.hparams(flat, trial_id=trial)
+            writer.close()
+
+    def flush(self) -> None:
+        """Puts on disk what was added so far."""
+        for writer in self._writers.values():
+            writer.flush()
+
+    def close(self) -> None:
+        """Closes the files; adding more afterwards opens new ones."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def redo(self, part: str, step: int) -> None:
+        """Drops what a part holds from `step` on, because it is about to be written again."""
+        keep_events(storage.join(self._directory, part), step - 1)
+
+
+def keep_events(directory: str, last_step: int) -> None:
+    """Drops from the event files in `directory` all events after `last_step`, and whatever a kill
+    cut short.
+    """
+    for name in storage.names_in(directory):
+        if not _is_event_file(name):
+            continue
+        path = storage.join(directory, name)
+        kept, whole = [], True
+        records = iter(tf.data.TFRecordDataset([path]))
+        while True:
+            try:
+                record = next(records).numpy()
+            except StopIteration:
+                break
+            except tf.errors.DataLossError:
+                whole = False
+                break
+            if tf.compat.v1.Event.FromString(record).step <= last_step:
+                kept.append(record)
+            else:
+                whole = False
+        if whole:
+            continue
+        if not kept:
+            storage.remove(path)
+            continue
+        with storage.replacing(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
+            for record in kept:
+                writer.write(record)
+
+
+def remove_events(directory: str) -> None:
+    """Removes the event files that lie directly in `directory`."""
+    for name in filter(_is_event_file, storage.names_in(directory)):
+        storage.remove(storage.join(directory, name))
+
+
+def _is_event_file(name: str) -> bool:
+    return ".tfevents." in name and ".partial-" not in name

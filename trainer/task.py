@@ -1,0 +1,105 @@
+"""The entry, `python -m trainer.task`: flags in, exit code out; the story of a run is in
+`job.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from trainer import distribution, run_directory, storage
+from trainer.config import Config
+from trainer.console import Console
+from trainer.errors import TrainerError, UsageError
+from trainer.runtime import StopSignals
+
+USAGE = """\
+Train a network to read handwritten digits, and export it.
+
+  python -m trainer.task --epochs 5
+  python -m trainer.task --model cnn --model_dir runs/best     (again: resumes)
+  python -m trainer.task --flagfile my.flags                   (a flag a line)
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command `argv` (the program's name first) and returns its exit code."""
+    with StopSignals() as stop:
+        try:
+            config = parse(argv)
+            if config is None:
+                print(help_text())
+                return 0
+            _run(config, stop)
+            return 0
+        except TrainerError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+
+
+def _run(config: Config, stop: StopSignals) -> None:
+    cluster = distribution.cluster_from_environment()
+    distribution.check(config, cluster)
+    console = Console(quiet=not cluster.is_chief)
+    if not config.model_dir or storage.is_local(config.model_dir):
+        recorded = run_directory.open_for(config, is_chief=cluster.is_chief)
+        if recorded and recorded.finished(config.epochs):
+            console.line(
+                f"{config.model_dir}: finished already, {recorded.metrics['epochs']} epochs;"
+                " more --epochs continue it"
+            )
+            return
+
+    from trainer import job
+
+    job.run(config, cluster, console=console, stop=stop)
+
+
+def parse(argv: Sequence[str]) -> Config | None:
+    """Returns the configuration that the command line asks for, None if it asks for help.
+
+    Raises:
+      UsageError: if a flag is unknown or has a wrong value.
+    """
+    values = _flags()
+    if any(arg.lstrip("-") in ("help", "helpfull", "helpshort") or arg == "-h" for arg in argv[1:]):
+        return None
+    try:
+        rest = values(argv)
+    except (flags.Error, OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{' '.join(str(error).split())}; --help lists the flags") from None
+    if len(rest) > 1:
+        raise UsageError(
+            f"unexpected argument {rest[1]!r}; flags begin with --, and --help lists them"
+        )
+    return Config(**{field.name: values[field.name].value for field in dataclasses.fields(Config)})
+
+
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_string("flagfile", "", "read flags from this file, one a line", flag_values=values)
+    flags.DEFINE_string("undefok", "", "", flag_values=values)
+    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    for field in dataclasses.fields(Config):
+        known = field.metadata
+        define[known["kind"]](field.name, field.default, known["help"], flag_values=values)
+    return values
+
+
+def help_text() -> str:
+    """Returns what `--help` prints."""
+    lines = [USAGE, "Flags:"]
+    for field in dataclasses.fields(Config):
+        known = field.metadata
+        default = field.default if field.default is not None else known["unset"] or "none"
+        choices = f"{', '.join(known['choices'])}: " if known["choices"] else ""
+        lines += [f"  --{field.name}  (default: {default})", f"      {choices}{known['help']}"]
+    lines += ["  --flagfile", "      read flags from this file, one a line"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
