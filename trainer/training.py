@@ -134,7 +134,8 @@ class Trainer:
         """
         totals = tf.zeros((3,))
         failed = tf.constant(math.inf)
-        for i in tf.range(first, last):
+        i = first
+        while i < last:  # not a tf.range, whose bounds XLA would compile in
             gradients, counts = self._strategy.run(self._replica_step, (images, labels, i))
             gradients, counts = self._sum_over_replicas(gradients, counts)
             norm = tf.linalg.global_norm([self._local(gradient) for gradient in gradients])
@@ -147,6 +148,7 @@ class Trainer:
                 healthy &= tf.math.is_finite(norm)
             failed = tf.minimum(failed, tf.where(healthy, math.inf, tf.cast(i, tf.float32)))
             totals += tf.concat([counts, norm[None]], 0)
+            i += 1
         return tf.concat([totals, failed[None]], 0)
 
     def _replica_step(self, images, labels, i):
