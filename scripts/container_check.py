@@ -409,7 +409,7 @@ def manifests(overlay: str, run: str, image: str, *flags: str) -> list[dict]:
 def put_data(source: pathlib.Path, volume: pathlib.Path) -> None:
     """Puts MNIST where a pod with a network would have put it."""
     directory = volume / "number-recognition/mnist"
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     for file in source.glob("*-ubyte*"):
         shutil.copyfile(file, directory / file.name)
     for path in (directory.parent, directory, *directory.iterdir()):
