@@ -42,11 +42,11 @@ class Recipe:
 RECIPES = {
     "mlp": Recipe(
         batch_size=128,
-        learning_rate=5e-3,
+        learning_rate=8e-3,
         warmup=0.2,
         weight_decay=0.0,
         label_smoothing=0.1,
-        augment="none",
+        augment="shift",
         steps_per_loop=100,
         bfloat16=False,
         jit_compile="loop",

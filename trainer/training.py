@@ -14,7 +14,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from trainer import models
+from trainer import models, pipeline
 from trainer.config import Config
 from trainer.distribution import Devices
 
@@ -113,7 +113,7 @@ class Trainer:
                   superbatch: images uint8 [steps, batch, 28, 28] and labels int32 [steps, batch], of each replica.
         """
         totals = self._loop(
-            *superbatch,
+            superbatch,
             tf.constant(base_step, tf.int32),
             tf.constant(first_step - base_step, tf.int32),
             tf.constant(last_step - base_step, tf.int32),
@@ -128,7 +128,7 @@ class Trainer:
             failed_step=None if math.isinf(failed) else base_step + int(failed),
         )
 
-    def _loop_body(self, images, labels, base, first, last):
+    def _loop_body(self, superbatch, base, first, last):
         """Runs the steps and returns float32 [4]: sums of loss, right answers, gradient norm; the
         first failed step.
         """
@@ -136,7 +136,7 @@ class Trainer:
         failed = tf.constant(math.inf)
         i = first
         while i < last:  # not a tf.range, whose bounds XLA would compile in
-            gradients, counts = self._strategy.run(self._replica_step, (images, labels, i))
+            gradients, counts = self._strategy.run(self._replica_step, (superbatch, i))
             gradients, counts = self._sum_over_replicas(gradients, counts)
             norm = tf.linalg.global_norm([self._local(gradient) for gradient in gradients])
             if self.loss_scale is not None:
@@ -151,17 +151,20 @@ class Trainer:
             i += 1
         return tf.concat([totals, failed[None]], 0)
 
-    def _replica_step(self, images, labels, i):
-        return self._gradients(images[i], labels[i])
+    def _replica_step(self, superbatch, i):
+        return self._gradients(*(part[i] for part in superbatch))
 
-    def _replica_gradients(self, images, labels):
+    def _replica_gradients(self, images, labels, shifts=None):
         """One replica's part of the gradient of the mean loss, and float32 [2]: its part of the
         loss, right answers.
         """
+        pixels = _to_unit(images)
+        if shifts is not None:
+            pixels = pipeline.shift(pixels, shifts)
         target = tf.one_hot(labels, 10)
         smoothing = self._config.label_smoothing
         with tf.GradientTape() as tape:
-            log_probabilities = tf.nn.log_softmax(self.model(_to_unit(images), training=True))
+            log_probabilities = tf.nn.log_softmax(self.model(pixels, training=True))
             smoothed = target * (1 - smoothing) + smoothing / 10
             loss = -tf.reduce_sum(smoothed * log_probabilities) / self._config.batch_size
             if self.loss_scale is not None:
