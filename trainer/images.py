@@ -63,12 +63,12 @@ def read_digit(path: str) -> np.ndarray:
     return find_digit(gray)
 
 
-def read_gray(file: BinaryIO) -> np.ndarray:
+def read_gray(file: BinaryIO, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Returns the PNG or JPEG image in `file`, upright and on white where it is transparent.
 
     The result is [height, width], 0 black to 255 white; uint8, or float32 where the file has 16
     bits a pixel. Raises
-    `DataError` for anything that is not a whole PNG or JPEG image of at most `MAX_PIXELS`.
+    `DataError` for anything that is not a whole PNG or JPEG image of at most `max_pixels`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter(
@@ -77,14 +77,14 @@ def read_gray(file: BinaryIO) -> np.ndarray:
         try:
             image = Image.open(file, formats=("PNG", "JPEG"))
         except Image.DecompressionBombError as error:
-            raise DataError(f"has more than {MAX_PIXELS:,} pixels; scale it down") from error
+            raise DataError(f"has more than {max_pixels:,} pixels; scale it down") from error
         except Exception as error:  # damaged headers surface as almost any type
             empty = file.seek(0, os.SEEK_END) == 0
             reason = "is empty" if empty else "is not a PNG or JPEG image"
             raise DataError(f"{reason}; save it as one of these") from error
-        if image.width * image.height > MAX_PIXELS:  # known from the header: nothing is decoded yet
+        if image.width * image.height > max_pixels:  # known from the header: nothing is decoded yet
             raise DataError(
-                f"has more than {MAX_PIXELS:,} pixels ({image.width} x {image.height});"
+                f"has more than {max_pixels:,} pixels ({image.width} x {image.height});"
                 " scale it down"
             )
         try:

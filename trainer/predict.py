@@ -6,7 +6,6 @@ Apart from training because it needs nothing of it: an export and pictures are e
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +13,11 @@ from typing import Any
 
 from absl import flags
 
-from trainer import runtime, storage
-from trainer.errors import DataError, TrainerError, UsageError
+from trainer import entry, runtime, storage
+from trainer.errors import DataError, UsageError
 
 USAGE = "python -m trainer.predict --model_dir DIR image.png [more images] [--json]"
+MODEL_DIR = "directory of a finished run (its newest export is used) or of a SavedModel"
 CHUNK = 256  # images a model call: memory stays the same for any number of files
 _SIGNATURE = "serving_default"
 
@@ -121,38 +121,27 @@ def predictions(
             }
 
 
-def printable(name: str) -> str:
-    """Returns `name` on one line: control characters and bytes that are no text become escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
 def _row(prediction: dict, width: int) -> str:
     shares = prediction["probabilities"]
     second = max(
         (digit for digit in range(10) if digit != prediction["digit"]), key=shares.__getitem__
     )
     return (
-        f"{printable(prediction['file']):<{width}}  {prediction['digit']:>5}"
+        f"{entry.printable(prediction['file']):<{width}}  {prediction['digit']:>5}"
         f"  {prediction['confidence']:>10.1%}"
         f"  {second:>6} {shares[second]:>6.1%}"
     )
 
 
 def _flags() -> flags.FlagValues:
-    values = flags.FlagValues()
-    flags.DEFINE_string(
-        "model_dir",
-        None,
-        "directory of a finished run (its newest export is used) or of a SavedModel",
-        flag_values=values,
-    )
+    values = entry.flag_values()
+    flags.DEFINE_string("model_dir", None, MODEL_DIR, flag_values=values)
     flags.DEFINE_bool(
         "json",
         False,
         "print one JSON object a file and line instead of the table",
         flag_values=values,
     )
-    flags.DEFINE_bool("help", False, "show this help", short_name="?", flag_values=values)
     return values
 
 
@@ -161,13 +150,13 @@ def run(argv: Sequence[str]) -> int:
     the exit code.
     """
     values = _flags()
-    try:
-        files = values(list(argv))[1:]
-    except flags.Error as error:
-        raise UsageError(f"{' '.join(str(error).split())}; see --help") from error
-    if values.help:
-        print(f"Reads the digits in PNG or JPEG files with an exported model.\n\n  {USAGE}\n")
-        print(values.get_help(include_special_flags=False))
+    files = entry.parse(
+        argv,
+        values,
+        summary="Reads the digits in PNG or JPEG files with an exported model.",
+        usage=USAGE,
+    )
+    if files is None:
         return 0
     if not values.model_dir:
         raise UsageError(f"--model_dir is missing; usage: {USAGE}")
@@ -180,9 +169,9 @@ def run(argv: Sequence[str]) -> int:
     def refuse(file: str, error: DataError) -> None:
         nonlocal refused
         refused += 1
-        print(f"error: {printable(file)}: {error}", file=sys.stderr)
+        print(f"error: {entry.printable(file)}: {error}", file=sys.stderr)
 
-    width = max(len("file"), *(len(printable(file)) for file in files))
+    width = max(len("file"), *(len(entry.printable(file)) for file in files))
     for index, prediction in enumerate(predictions(files, export, refuse)):
         if not values.json and index == 0:
             print(f"{'file':<{width}}  digit  confidence  second choice")
@@ -192,25 +181,8 @@ def run(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`run` with expected failures as one line on standard error; returns the exit code."""
-    try:
-        code = run(sys.argv if argv is None else argv)
-        sys.stdout.flush()
-        return code
-    except TrainerError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except (
-        BrokenPipeError
-    ):  # the reader (`| head`) has seen enough; keep Python from failing again at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return entry.main(run, argv)
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(
-            errors="backslashreplace"
-        )  # a file's name may not fit the terminal's encoding
     sys.exit(main())
