@@ -1,4 +1,4 @@
-"""Number Recognition: a handwritten-digit training job (MNIST, TensorFlow). Start at `trainer.task`."""
+"""Number Recognition: a job that trains on handwritten digits. Start at `trainer.task`."""
 
 import time
 

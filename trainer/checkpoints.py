@@ -1,6 +1,4 @@
-"""Checkpoints: everything that training changes, saved so that a resumed run ends as an undisturbed
-one would have.
-"""
+"""Checkpoints: all that training changes, so that a resumed run ends as an unbroken one would."""
 
 from __future__ import annotations
 
@@ -21,8 +19,10 @@ class Progress:
     Attributes:
       step: training steps done.
       train_seconds: time spent in the training loop.
-      steady_examples, steady_seconds: examples and time after the first call of the loop, which includes compilation.
-      epoch_loss, epoch_right: sums over the steps of the epoch that is under way: mean loss, right answers.
+      steady_examples, steady_seconds: examples and time after the first call of the loop, which
+        includes compilation.
+      epoch_loss, epoch_right: sums over the steps of the epoch that is under way: mean loss, share
+        of right answers.
       history: a row for each finished epoch, as in `history.csv`.
     """
 
@@ -69,8 +69,8 @@ class Checkpoints:
         """Restores the newest checkpoint that is whole.
 
         Returns:
-          The progress of the restored checkpoint, None if there is none, and the paths of damaged ones it passed over
-          (TensorFlow keeps a CRC32C of every tensor).
+          The progress of the restored checkpoint, None if there is none, and the paths of damaged
+          ones it passed over (TensorFlow keeps a CRC32C of every tensor).
         """
         damaged = []
         for step in self._steps():
@@ -84,9 +84,7 @@ class Checkpoints:
         return None, damaged
 
     def _steps(self) -> list[int]:
-        """The steps of the checkpoints that are there, newest first, whatever the manager's own
-        list says.
-        """
+        """The steps of the checkpoints, newest first; the manager's own list may be damaged."""
         names = (re.fullmatch(r"step-(\d+)\.index", n) for n in storage.names_in(self._directory))
         return sorted((int(match[1]) for match in names if match), reverse=True)
 

@@ -1,5 +1,4 @@
-"""The configuration of a run: one frozen, validated record, and the single source of the flags and
-of `config.json`.
+"""The configuration of a run: one validated record, the source of the flags and of `config.json`.
 
 Apart from TensorFlow, so that a wrong flag is answered at once.
 """
@@ -34,8 +33,8 @@ def _flag(
 ) -> Any:
     """A field with what its flag needs to know.
 
-    `same_run` marks what may differ between the parts of one run: what a resumed run is refused for
-    is all the rest. `unset` says in `--help` what stands in for a default of None.
+    `same_run` marks what may differ between the parts of one run; a resumed run is refused for any
+    other difference. `unset` says in `--help` what stands in for a default of None.
     """
     return dataclasses.field(
         default=default,
@@ -54,8 +53,8 @@ def _flag(
 class Config:
     """Everything that decides a run.
 
-    Raises `UsageError` for a value out of range or values that do not fit together.     A field of
-    None means what its flag's help says: the recipe's value, or nothing.
+    A field of None means what its flag's help says: the recipe's value, or nothing. To make one
+    raises `UsageError` for a value out of range and for values that do not fit together.
     """
 
     epochs: int = _flag(
@@ -99,6 +98,22 @@ class Config:
         kind=int,
         at_least=0,
         at_most=64,
+        same_run=True,
+    )
+    cluster_timeout_s: float = _flag(
+        600.0,
+        "seconds to wait for all workers to come",
+        kind=float,
+        above=0,
+        at_most=86_400,
+        same_run=True,
+    )
+    peer_timeout_s: float = _flag(
+        60.0,
+        "seconds of silence after which a worker counts as lost",
+        kind=float,
+        at_least=5,
+        at_most=86_400,
         same_run=True,
     )
     batch_size: int | None = _flag(
@@ -187,8 +202,8 @@ class Config:
         if self.virtual_devices > 1:
             if self.strategy == "cpu":
                 raise UsageError(
-                    f"--strategy=cpu is one device, so it does not go with --virtual_devices={self.virtual_devices};"
-                    " use --strategy=mirrored"
+                    "--strategy=cpu is one device, so it does not go with"
+                    f" --virtual_devices={self.virtual_devices}; use --strategy=mirrored"
                 )
             self.check_batch(self.virtual_devices)
 
@@ -215,7 +230,8 @@ class Config:
         if batch % replicas:
             near = max(replicas, round(batch / replicas) * replicas)
             raise UsageError(
-                f"--batch_size={batch} does not divide by {replicas} replicas; try --batch_size={near}"
+                f"--batch_size={batch} does not divide by {replicas} replicas;"
+                f" try --batch_size={near}"
             )
 
     def profile_range(self) -> tuple[int, int] | None:
@@ -225,7 +241,8 @@ class Config:
         match = re.fullmatch(r"(\d+),(\d+)", self.profile)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(
-                f"--profile={self.profile!r} is not a range of steps; write FIRST,LAST, for example 10,20"
+                f"--profile={self.profile!r} is not a range of steps;"
+                " write FIRST,LAST, for example 10,20"
             )
         return int(match[1]), int(match[2])
 
@@ -234,10 +251,12 @@ class Config:
         return dataclasses.asdict(self)
 
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
-        """Returns how this run differs from a `recorded` one (a `to_dict`), as `--flag=new (the run
-        has old)`.
+        """Returns how this run differs from another, each as `--flag=new (the run has old)`.
 
         Only what makes it another run counts: devices, places and the number of epochs may differ.
+
+        Args:
+          recorded: what `to_dict` of the other one returned.
         """
         return [
             f"--{field.name}={getattr(self, field.name)} (the run has {recorded.get(field.name)})"

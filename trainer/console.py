@@ -1,5 +1,6 @@
-"""What a person reads while a run goes on: a live line on a terminal, one clean line an epoch in a
-log.
+"""What a person reads during a run: a live line on a terminal, one clean line an epoch in a log.
+
+Apart from the job so that what is said and how it is shown are two things.
 """
 
 from __future__ import annotations
@@ -33,9 +34,7 @@ class Console:
         self._write(self._err, text + "\n")
 
     def progress(self, share: float, text: str) -> None:
-        """Redraws the live line: a bar filled to `share`, and `text`; nothing where there is no
-        terminal.
-        """
+        """Redraws the live line, a bar filled to `share` and `text`, if this is a terminal."""
         if self._live:
             filled = int(share * 24)
             bar = "━" * filled + "╸" * (filled < 24) + " " * (23 - filled)

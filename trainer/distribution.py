@@ -1,5 +1,4 @@
-"""Where a run trains: the devices of this process, the workers beside it, and the strategy over
-them all.
+"""Where a run trains: this process's devices, the workers beside it, the strategy over them all.
 
 Nothing here knows a model or data; nothing elsewhere asks which devices there are.
 """
@@ -39,13 +38,13 @@ class Cluster:
 
 
 def cluster_from_environment(environ: Mapping[str, str] = os.environ) -> Cluster:
-    """Returns the cluster that `TF_CONFIG`, or else a Kubernetes Indexed Job's environment,
-    describes.
+    """Returns the cluster that `TF_CONFIG`, or else the environment of an Indexed Job, describes.
 
     One worker, or neither variable, is plain training. `TF_CONFIG`:
     https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable.
-    Indexed Job: worker i of `WORKER_COUNT` is `JOB_NAME-i.WORKER_SERVICE:WORKER_PORT`, its own i being
-    `JOB_COMPLETION_INDEX` (https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication/).
+    Kubernetes Indexed Job: worker i of `WORKER_COUNT` is `JOB_NAME-i.WORKER_SERVICE:WORKER_PORT`,
+    this process's i being `JOB_COMPLETION_INDEX`
+    (https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication/).
 
     Raises:
       UsageError: if the description is malformed or contradicts itself.
@@ -113,8 +112,8 @@ def _from_indexed_job(environ: Mapping[str, str]) -> Cluster:
     for name in ("JOB_NAME", "WORKER_SERVICE"):
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", environ.get(name, "")):
             raise UsageError(
-                f"{name}={environ.get(name, '')!r} in the environment is not a host name, and WORKER_COUNT={count}"
-                " workers need it to find each other"
+                f"{name}={environ.get(name, '')!r} in the environment is not a host name, and"
+                f" WORKER_COUNT={count} workers need it to find each other"
             )
     job, service = environ["JOB_NAME"], environ["WORKER_SERVICE"]
     return Cluster(tuple(f"{job}-{i}.{service}:{port}" for i in range(count)), index)
@@ -128,22 +127,30 @@ def _is_address(text: str) -> bool:
 
 
 def check(config: Config, cluster: Cluster) -> None:
-    """Raises `UsageError` for what can be seen, without TensorFlow, not to fit this machine or
-    cluster.
+    """Raises `UsageError` for what does not fit machine or cluster, as far as a look can tell.
+
+    No TensorFlow is needed for it; `set_up` checks the rest.
     """
     if config.strategy == "multi_worker" and len(cluster.workers) == 1:
         raise UsageError(
-            "--strategy=multi_worker needs more than one worker; describe them in TF_CONFIG or WORKER_COUNT"
+            "--strategy=multi_worker needs more than one worker;"
+            " describe them in TF_CONFIG or WORKER_COUNT"
         )
     if len(cluster.workers) > 1:
         if config.strategy not in ("auto", "multi_worker"):
             raise UsageError(
                 f"--strategy={config.strategy} is for one process, but the environment describes"
-                f" {len(cluster.workers)} workers; use --strategy=auto or unset TF_CONFIG and WORKER_COUNT"
+                f" {len(cluster.workers)} workers; use --strategy=auto, or unset TF_CONFIG and"
+                " WORKER_COUNT"
             )
         if not config.model_dir:
             raise UsageError("several workers need a --model_dir that all of them share")
-        config.check_batch(len(cluster.workers) * max(1, config.virtual_devices))
+        if config.virtual_devices:
+            raise UsageError(
+                f"--virtual_devices={config.virtual_devices} is for one process, but the"
+                f" environment describes {len(cluster.workers)} workers; leave one of them out"
+            )
+        config.check_batch(len(cluster.workers))
     if config.strategy == "gpu" and sys.platform.startswith("linux"):
         nodes = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri")
         if not any(map(os.path.exists, nodes)):
@@ -183,13 +190,14 @@ class Devices:
 
 
 def set_up(config: Config, cluster: Cluster) -> Devices:
-    """Prepares TensorFlow's runtime and returns the devices the run trains on; to be called before
-    any operation.
+    """Prepares TensorFlow, before any operation, and returns the devices that the run trains on.
 
-    Threads follow `runtime.available_cpus`, GPU memory grows on demand, operations are deterministic.
+    Threads follow `runtime.available_cpus`, GPU memory grows on demand, operations are
+    deterministic.
 
     Raises:
-      UsageError: if the devices asked for are not there, or the global batch does not divide by their number.
+      UsageError: if the devices asked for are not there, or the global batch does not divide by
+        their number.
     """
     tf = import_tensorflow()
     tf.config.threading.set_intra_op_parallelism_threads(available_cpus())
@@ -242,8 +250,12 @@ def _multi_worker(tf, cluster: Cluster):
 
 
 def precision(config: Config, devices: Devices, *, bfloat16: bool) -> str:
-    """Returns what the layers compute in: as asked for, or what is fast here and (`bfloat16`) good
-    enough.
+    """Returns what the layers compute in: as asked for, or what is fast and good enough here.
+
+    Args:
+      config: of the run.
+      devices: of the run.
+      bfloat16: whether that is good enough for the model.
     """
     if config.precision != "auto":
         return config.precision
@@ -278,9 +290,7 @@ def jit_compile(config: Config, devices: Devices, *, on_cpu: str) -> str:
 
 
 def cpu_has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
-    """Whether this CPU multiplies matrices in bfloat16 (AVX512-BF16 or AMX); without that it only
-    emulates them.
-    """
+    """Whether this CPU multiplies bfloat16 matrices (AVX512-BF16 or AMX), not only emulates it."""
     try:
         with open(cpuinfo) as file:
             flags = next((line for line in file if line.startswith("flags")), "")

@@ -1,5 +1,4 @@
-"""The failures a user can do something about, each with the exit code that a job controller acts
-on.
+"""The failures a user can do something about, each with its exit code for a job controller.
 
 Whoever raises one of these writes the whole message: one line that names what was wrong, where, and
 what to do. The entry points print it without a traceback and leave with `exit_code`.
@@ -7,10 +6,7 @@ what to do. The entry points print it without a traceback and leave with `exit_c
 
 
 class TrainerError(Exception):
-    """An expected failure.
-
-    `exit_code` is the process's exit status.
-    """
+    """An expected failure; `exit_code` is the process's exit status."""
 
     exit_code = 1
 
@@ -28,9 +24,7 @@ class DataError(TrainerError):
 
 
 class ClusterError(TrainerError):
-    """A peer was lost or the cluster did not form; progress is in the last checkpoint, so try
-    again.
-    """
+    """A peer was lost or the cluster did not form; the last checkpoint stands, so try again."""
 
     exit_code = 138
 
@@ -40,7 +34,8 @@ class Interrupted(TrainerError):
 
     Args:
       message: the line to show.
-      signal_number: the signal that asked; the exit code is 128 plus it, as shells have it (143 SIGTERM, 130 SIGINT).
+      signal_number: the signal that asked; the exit code is 128 plus it, as shells have it (143
+        SIGTERM, 130 SIGINT).
     """
 
     def __init__(self, message: str, signal_number: int):

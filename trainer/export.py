@@ -1,6 +1,4 @@
-"""The servable model: a SavedModel with its preprocessing inside, published only once it was read
-back and agreed.
-"""
+"""The servable model: a SavedModel with its preprocessing inside, published once it was checked."""
 
 from __future__ import annotations
 
@@ -11,7 +9,8 @@ import tensorflow as tf
 from trainer import storage
 
 _CHECKED_EXAMPLES = 64
-# Reading back runs the same kernels on other batch sizes, which may round differently; bfloat16 keeps 8 bits.
+# Reading back runs the same kernels on other batch sizes, which may round differently; bfloat16
+# keeps 8 bits.
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 
@@ -30,11 +29,13 @@ class Classifier(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec((None, 28, 28), tf.uint8, name="images")])
     def serving_default(self, images):
+        """Answers for digits as MNIST holds them."""
         logits = self._call(tf.cast(images, tf.float32) / 255, training=False)
         return {"classes": tf.argmax(logits, 1), "probabilities": tf.nn.softmax(logits)}
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
     def serving_bytes(self, image_bytes):
+        """Answers for image files."""
         images = tf.map_fn(
             _decode, image_bytes, fn_output_signature=tf.TensorSpec((28, 28), tf.uint8)
         )
@@ -101,5 +102,6 @@ def _compare(path: str, images: np.ndarray, probabilities: np.ndarray, precision
         difference = float(np.abs(answer["probabilities"].numpy() - probabilities).max())
         if not difference <= _TOLERANCE[precision]:
             raise RuntimeError(
-                f"the exported model's {name} differs from the trained one by {difference:.2g}; not published"
+                f"the exported model's {name} differs from the trained one by {difference:.2g};"
+                " not published"
             )

@@ -20,7 +20,8 @@ def predictions(
 ) -> bytes:
     """Returns a PNG of test digits with what was read, what they are and how sure the model was.
 
-    Above, the first digits of the test set as they come; below, the mistakes the model was surest of.
+    Above, the first digits of the test set as they come; below, the mistakes the model was surest
+    of.
 
     Args:
       images: uint8 [n, 28, 28].
@@ -103,8 +104,9 @@ def percent(share: float) -> str:
 
 
 def digit_grid(images: np.ndarray, columns: int = 16) -> np.ndarray:
-    """Returns uint8 [height, width] with the images [n, 28, 28] side by side, a pixel of grey
-    between them.
+    """Returns the images, uint8 [n, 28, 28], side by side with a pixel of grey between them.
+
+    As uint8 [height, width].
     """
     rows = -(-len(images) // columns)
     grid = np.full((rows * 29 + 1, columns * 29 + 1), 64, np.uint8)

@@ -1,6 +1,4 @@
-"""The story of a run, top to bottom: data, devices, model, training, evaluation, export,
-pictures.
-"""
+"""The story of a run, top to bottom: data, devices, model, training, test, export, pictures."""
 
 from __future__ import annotations
 
@@ -50,8 +48,9 @@ class Plan:
     examples: int
 
     def epoch_end(self, epoch: int) -> int:
-        """Returns the step that ends an epoch (0 ends at step 0); its last batch may reach into the
-        next one.
+        """Returns the step that ends an epoch (0 ends at step 0).
+
+        Its last batch may reach into the next epoch.
         """
         return -(-epoch * self.examples // self.config.batch_size)
 
@@ -69,8 +68,7 @@ def run(
     stop: runtime.StopSignals,
     dataset: Dataset | None = None,
 ) -> None:
-    """Trains as `config` says, from wherever its directory stands, and leaves everything in that
-    directory.
+    """Trains as `config` says, from wherever its directory stands, and leaves all results there.
 
     Args:
       config: as the flags gave it.
@@ -80,7 +78,8 @@ def run(
       dataset: stands in for what `config` names.
 
     Raises:
-      UsageError: the configuration does not fit the machine, the directory or the data, or training diverged.
+      UsageError: the configuration does not fit the machine, the directory or the data, or training
+        diverged.
       DataError: the data is missing or corrupt.
       Interrupted: a signal came; progress was saved.
     """
@@ -95,7 +94,8 @@ def run(
         _record(plan, dataset)
     _introduce(plan, dataset, console)
     with ThreadPoolExecutor(1) as background:
-        # Importing matplotlib takes as long as an epoch; the loop leaves the interpreter idle meanwhile.
+        # Importing matplotlib takes as long as an epoch; the loop leaves the interpreter idle
+        # meanwhile.
         figures = background.submit(importlib.import_module, "trainer.figures")
         _train_and_finish(plan, dataset, figures, console, stop)
 
@@ -103,9 +103,7 @@ def run(
 def _load_while_importing_tensorflow(
     config: Config, dataset: Dataset | None, console: Console
 ) -> Dataset:
-    """Returns the data, loaded in a thread while this one imports TensorFlow, which takes
-    longer.
-    """
+    """Returns the data, loaded in a thread while this one imports TensorFlow."""
     said: list[str] = []
     with ThreadPoolExecutor(1) as background:
         loading = None
@@ -198,14 +196,16 @@ def _record(plan: Plan, dataset: Dataset) -> None:
         )
     except (OSError, tf.errors.OpError) as error:
         raise UsageError(
-            f"cannot write to --model_dir={directory}: {str(error).splitlines()[0]}; give another one"
+            f"cannot write to --model_dir={directory}: {str(error).splitlines()[0]};"
+            " give another one"
         ) from None
 
 
 def _introduce(plan: Plan, dataset: Dataset, console: Console) -> None:
     config, devices = plan.config, plan.devices
     console.line(
-        f"data    {dataset.name}: {plan.examples:,} training, {config.validation_examples:,} validation,"
+        f"data    {dataset.name}: {plan.examples:,} training,"
+        f" {config.validation_examples:,} validation,"
         f" {len(dataset.test_labels):,} test digits; {dataset.source}"
     )
     where = f"{devices.replicas} x {devices.kind}" if devices.replicas > 1 else devices.kind
@@ -213,8 +213,8 @@ def _introduce(plan: Plan, dataset: Dataset, console: Console) -> None:
         f", {len(devices.cluster.workers)} workers" if len(devices.cluster.workers) > 1 else ""
     )
     console.line(
-        f"model   {config.model}, {plan.precision}{'' if plan.jit_compile == 'off' else ', XLA'}, on {where}{workers};"
-        f" batches of {config.batch_size}, {plan.total_steps:,} steps"
+        f"model   {config.model}, {plan.precision}{'' if plan.jit_compile == 'off' else ', XLA'},"
+        f" on {where}{workers}; batches of {config.batch_size}, {plan.total_steps:,} steps"
     )
     console.line(f"run     {config.model_dir}")
 
@@ -273,8 +273,7 @@ def train(
     console: Console,
     stop: runtime.StopSignals,
 ) -> None:
-    """Runs the training loop from `progress` to the end, or until a signal comes; then a checkpoint
-    is there.
+    """Runs the training loop from `progress` to the end, or until a signal comes, and saves.
 
     Only the chief has `summaries`, validates and saves.
 
@@ -292,8 +291,8 @@ def train(
         if result.failed_step is not None:
             raise UsageError(
                 f"the loss is not a finite number at step {result.failed_step + 1}; lower"
-                f" --learning_rate={config.learning_rate:g} or use --precision=float32; the checkpoints in"
-                f" {config.model_dir} are from before it"
+                f" --learning_rate={config.learning_rate:g} or use --precision=float32;"
+                f" the checkpoints in {config.model_dir} are from before it"
             )
         _count(progress, result, seconds, config.batch_size, steady=not first)
         first = False
@@ -301,7 +300,8 @@ def train(
         rate = result.steps * config.batch_size / seconds
         console.progress(
             progress.step / plan.total_steps,
-            f"epoch {epoch}/{config.epochs}  loss {result.loss:.4f}  {result.accuracy:.2%}  {rate:,.0f}/s",
+            f"epoch {epoch}/{config.epochs}  loss {result.loss:.4f}"
+            f"  {result.accuracy:.2%}  {rate:,.0f}/s",
         )
         if summaries:
             summaries.scalars(
@@ -328,8 +328,7 @@ def train(
 
 
 def _calls(plan: Plan, dataset: Dataset, step: int) -> Iterator[tuple[Any, int, int, int]]:
-    """Yields what each call of the training loop gets: superbatch, its first step, the first and
-    last step to run.
+    """Yields for each call of the training loop: superbatch, its first step, first and last to run.
 
     A call never crosses the end of an epoch, a checkpoint or the edge of what is profiled.
     """
@@ -481,9 +480,7 @@ def finish(
     console: Console,
     resumed_from: int | None,
 ) -> None:
-    """Touches the test set, once; then exports the model, draws the picture and writes the
-    result.
-    """
+    """Touches the test set, once; then exports the model, draws the picture, writes the result."""
     import numpy as np
     import tensorflow as tf
 
@@ -521,7 +518,8 @@ def finish(
         dataset.test_images,
         dataset.test_labels,
         probabilities,
-        title=f"{config.model} reads {accuracy:.2%} of {len(dataset.test_labels):,} {dataset.name} test digits right",
+        title=f"{config.model} reads {accuracy:.2%} of {len(dataset.test_labels):,}"
+        f" {dataset.name} test digits right",
     )
     storage.write_bytes(storage.join(config.model_dir, run_directory.PREDICTIONS), picture)
     summaries.close()
@@ -563,17 +561,19 @@ def _say_where(
 ) -> None:
     rate = metrics["examples_per_second"]
     console.line(
-        f"test    {metrics['test_accuracy']:.2%} of {metrics['examples_test']:,} {metrics['dataset']} digits read right,"
-        f" {mistakes:,} mistakes; loss {metrics['test_loss']:.4f}"
+        f"test    {metrics['test_accuracy']:.2%} of {metrics['examples_test']:,}"
+        f" {metrics['dataset']} digits read right, {mistakes:,} mistakes;"
+        f" loss {metrics['test_loss']:.4f}"
     )
     console.line(
-        f"time    {metrics['train_seconds']:.1f} s training{f' at {rate:,} digits/s' if rate else ''},"
-        f" {metrics['wall_seconds']:.1f} s in all"
+        f"time    {metrics['train_seconds']:.1f} s training"
+        f"{f' at {rate:,} digits/s' if rate else ''}, {metrics['wall_seconds']:.1f} s in all"
     )
     where = config.model_dir
     console.line()
     console.line(
-        f"Everything is in {where}: predictions.png, history.csv, metrics.json, saved_model/{metrics['steps']}"
+        f"Everything is in {where}: predictions.png, history.csv, metrics.json,"
+        f" saved_model/{metrics['steps']}"
     )
     console.line(f"  see the curves   tensorboard --logdir {os.path.dirname(where) or where}")
     console.line(f"  read your own    python -m trainer.predict --model_dir {where} image.png")

@@ -1,5 +1,4 @@
-"""tf.data: which examples make up global batch n, which replica gets which of them, and how they
-are distorted.
+"""tf.data: which examples make up batch n, which replica gets which, how they are distorted.
 
 Batch n is a function of (seed, n). The training examples, shuffled anew for every epoch, form one
 endless sequence, and batch n is its slice [n * batch, (n + 1) * batch): no shuffle buffer, no
@@ -25,10 +24,9 @@ ROTATION = math.radians(10)
 SCALE = 0.1  # relative, in each direction for itself
 SHEAR = 0.1  # pixels sideways a pixel of height
 
-# Rounds of the block cipher in RandomIndexShuffle. With TensorFlow's default of 4 the orders of two epochs correlate
-# at 0.8; from 8 on no statistic tells them from independent permutations.
+# Rounds of the block cipher in RandomIndexShuffle. With TensorFlow's default of 4 the orders of two
+# epochs correlate at 0.8; from 8 on no statistic tells them from independent permutations.
 _SHUFFLE_ROUNDS = 8
-
 
 # Random numbers that the augmentation of one example takes.
 _DRAWS = 6
@@ -165,7 +163,7 @@ def shift(images: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
 
 
 def affine(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Returns images shifted, rotated, scaled and sheared about their centres; what comes in is black.
+    """Returns images shifted, rotated, scaled and sheared about their centres, on black.
 
     Args:
       images: uint8 [n, 28, 28].

@@ -1,5 +1,4 @@
-"""The directory a run lives in: what it is called, what is recorded there, and whether this command
-may go on with it.
+"""The directory of a run: its name, what is recorded there, whether this command may go on with it.
 
 Apart from the job so that, for a local path, all of it is answered before TensorFlow is imported.
 """
@@ -27,8 +26,13 @@ PREDICTIONS = "predictions.png"
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """What a run directory says of its run: `config.json`, and `metrics.json` once it has
-    finished.
+    """What a run directory says of its run.
+
+    Attributes:
+      config: the resolved configuration, `Config.to_dict`.
+      settled: what `auto` became.
+      data: name and checksums of the data set.
+      metrics: `metrics.json`, None until the run has finished.
     """
 
     config: Mapping[str, Any]
@@ -54,8 +58,8 @@ def open_for(config: Config, *, is_chief: bool = True) -> Recorded | None:
     """Returns what `config.model_dir` has recorded, None if it holds no run.
 
     Raises:
-      UsageError: if the path is no directory or not writable, the record is damaged, or the run there is another one
-        than `config` describes or not what `--resume` allows.
+      UsageError: if the path is no directory or not writable, the record is damaged, or the run
+        there is another one than `config` describes or not what `--resume` allows.
     """
     path = config.model_dir or "runs"
     if storage.is_local(path):
@@ -76,7 +80,8 @@ def open_for(config: Config, *, is_chief: bool = True) -> Recorded | None:
     differences = wanted.differences(recorded.config)
     if differences:
         raise UsageError(
-            f"{path} holds another run: {', '.join(differences)}; give another --model_dir or the run's flags"
+            f"{path} holds another run: {', '.join(differences)};"
+            " give another --model_dir or the run's flags"
         )
     return recorded
 
@@ -116,8 +121,12 @@ def _read_json(directory: str, name: str, fields: Mapping[str, type]) -> dict[st
 
 
 def check_data(config: Config, recorded: Recorded, sha256: Mapping[str, str]) -> None:
-    """Raises `UsageError` unless the run was started on the very same data, `sha256` of its
-    arrays.
+    """Raises `UsageError` unless the run was started on the very same data.
+
+    Args:
+      config: with the data set's real name.
+      recorded: of the run directory.
+      sha256: of the data set's arrays (`Dataset.sha256`).
     """
     differences = config.differences(recorded.config)
     differences += [
@@ -155,9 +164,7 @@ def write_json(directory: str, name: str, record: Mapping[str, Any]) -> None:
 
 
 def write_history(directory: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes `history.csv`, a row an epoch; what does not exist (no validation examples) is
-    empty.
-    """
+    """Writes `history.csv`, a row an epoch; what there is none of (validation) stays empty."""
     text = io.StringIO()
     if rows:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -1,5 +1,4 @@
-"""The process TensorFlow runs in: imported without noise, on the CPUs it may use, stopped by
-signals.
+"""The process: TensorFlow imported without noise, the CPUs it may use, the signals that stop it.
 
 Apart from everything else because the entries need it before TensorFlow is there.
 """
@@ -22,11 +21,10 @@ from trainer.errors import Interrupted, TrainerError
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Holds back what native code writes to file descriptor 2, and shows it only if the block
-    raises.
+    """Holds back what is written to file descriptor 2, and shows it only if the block raises.
 
-    TensorFlow's C++ side logs its start-up before any log level is read, so a Python stream cannot
-    catch it.
+    TensorFlow's C++ side logs its start-up there before any log level is read; replacing
+    `sys.stderr` would not catch it.
     """
     try:
         saved = os.dup(2)
@@ -51,8 +49,9 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def import_tensorflow() -> ModuleType:
-    """Returns the `tensorflow` module, imported without its start-up messages (C++ errors are still
-    shown later).
+    """Returns the `tensorflow` module, imported without its start-up messages.
+
+    Errors of its C++ side are still shown later.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if "tensorflow" in sys.modules:
@@ -66,11 +65,11 @@ def import_tensorflow() -> ModuleType:
 def available_cpus(root: pathlib.Path = pathlib.Path("/")) -> int:
     """Returns how many CPUs this process may keep busy, at least 1.
 
-    The least of the affinity mask and the container's quota: TensorFlow sizes its thread pools by the host's cores,
-    which in a container with a CPU limit means throttling.
+    The least of the affinity mask and the container's quota: TensorFlow sizes its thread pools by
+    the host's cores, which in a container with a CPU limit means throttling.
 
     Args:
-      root: where `proc/self/cgroup` and `sys/fs/cgroup` are looked up (tests hand in a directory of their own).
+      root: where `proc/self/cgroup` and `sys/fs/cgroup` are looked up.
     """
     try:
         cpus = len(os.sched_getaffinity(0))
@@ -81,8 +80,7 @@ def available_cpus(root: pathlib.Path = pathlib.Path("/")) -> int:
 
 
 def _cgroup_quota(root: pathlib.Path) -> float | None:
-    """The smallest CPU quota, in CPUs, on the way from this process's control group to the top;
-    None without one.
+    """The smallest quota, in CPUs, from this process's control group up to the top; None without.
 
     Formats: https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max) and
     https://docs.kernel.org/scheduler/sched-bwc.html (cpu.cfs_quota_us, cpu.cfs_period_us).
@@ -122,8 +120,7 @@ def _quota_v1(directory: pathlib.Path) -> float | None:
 
 
 class StopSignals:
-    """Turns SIGTERM and Ctrl-C into `Interrupted`: at once, or when the block that defers them
-    asks.
+    """Turns SIGTERM and Ctrl-C into `Interrupted`, at once or when a block that defers them asks.
 
     A second Ctrl-C leaves at once, whatever is going on. Works in the main thread only, as signal
     handlers do.
@@ -151,17 +148,13 @@ class StopSignals:
             raise self.error("nothing was under way that is not saved")
 
     def error(self, what: str) -> Interrupted:
-        """Returns the error to raise for the signal that came, saying `what` became of the
-        progress.
-        """
+        """Returns the error for the signal that came; `what` says what became of the progress."""
         name = signal.Signals(self.received).name
         return Interrupted(f"stopped by {name}: {what}", self.received)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """While the block runs a signal is only noted, in `received`; the block has to look at
-        it.
-        """
+        """While the block runs a signal is only noted, in `received`, for the block to look at."""
         self._deferred = True
         try:
             yield

@@ -35,10 +35,7 @@ def _gfile():
 
 
 def make_directory(path: str) -> None:
-    """Makes `path` and its parents; that it exists already is fine.
-
-    Raises OSError.
-    """
+    """Makes `path` and its parents; that it exists already is fine."""
     if is_local(path):
         os.makedirs(path, exist_ok=True)
     else:
@@ -72,9 +69,7 @@ def read_text(path: str) -> str | None:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes `content` as the whole new file `path`: a reader sees the old one or the new one,
-    never a part.
-    """
+    """Writes `content` as the file `path`: a reader sees the old file or the new one, whole."""
     with replacing(path) as temporary:
         if is_local(path):
             with open(temporary, "wb") as file:
@@ -93,8 +88,9 @@ def write_text(path: str, text: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """Yields a temporary path beside `path`; what the block made there becomes `path`, or is
-    removed if it raises.
+    """Yields a temporary path beside `path`; what the block made there then becomes `path`.
+
+    If the block raises it is removed instead.
     """
     temporary = f"{path}.partial-{uuid.uuid4().hex[:8]}"
     try:

@@ -1,6 +1,4 @@
-"""What TensorBoard shows of a run: event files for training, validation and test, without gaps or
-overlaps.
-"""
+"""What TensorBoard shows of a run: event files whose steps neither overlap nor have gaps."""
 
 from __future__ import annotations
 
@@ -19,7 +17,8 @@ PARTS = ("train", "validation", "test")
 class Summaries:
     """Writers for `directory`/train, validation and test, each made when first used.
 
-    A run that is resumed at a step first drops what an earlier process wrote after it, so that every step is there once.
+    A run that is resumed at a step first drops what an earlier process wrote after it, so that
+    every step is there once.
 
     Args:
       directory: the run's `tensorboard`.
@@ -66,8 +65,7 @@ class Summaries:
             tf.summary.graph(graph)
 
     def hyperparameters(self, values: Mapping[str, Any], trial: str) -> None:
-        """Adds what the HParams page compares runs by; it finds the metrics among the curves of the
-        parts.
+        """Adds what the HParams page compares runs by; it takes the metrics from the parts' curves.
 
         The record lies one level above them, because the page looks for metrics below the directory
         of the record.
@@ -100,8 +98,9 @@ class Summaries:
 
 
 def keep_events(directory: str, last_step: int) -> None:
-    """Drops from the event files in `directory` all events after `last_step`, and whatever a kill
-    cut short.
+    """Drops all events after `last_step` from the event files in `directory`.
+
+    So goes, too, the record that a kill has cut short.
     """
     for name in storage.names_in(directory):
         if not _is_event_file(name):

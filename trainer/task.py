@@ -1,6 +1,4 @@
-"""The entry, `python -m trainer.task`: flags in, exit code out; the story of a run is in
-`job.py`.
-"""
+"""The entry, `python -m trainer.task`: flags in, exit code out. The run itself is in `job.py`."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from trainer import models, pipeline
 from trainer.config import Config
 from trainer.distribution import Devices
 
-# AdamW: Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, with Adam's constants but for a shorter memory of
-# squared gradients, as suits runs of a few thousand steps.
+# AdamW: Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, with Adam's constants but for a
+# shorter memory of squared gradients, as suits runs of a few thousand steps.
 BETA_1, BETA_2, EPSILON = 0.9, 0.99, 1e-7
 
 # float16 loss scaling as of Micikevicius et al., https://arxiv.org/abs/1710.03740, section 3.2.
@@ -34,11 +34,12 @@ class LoopResult:
 
     Attributes:
       steps: how many it ran.
-      loss: cross-entropy in nats an example, without label smoothing, to compare with the validation's.
+      loss: cross-entropy in nats an example, without label smoothing, to compare with the
+        validation's.
       accuracy: share of right answers, in training mode.
       gradient_norm: L2 norm over all weights.
-      failed_step: the first step with a loss or gradient that is not finite, or None. (A float16 overflow that loss
-        scaling skips is none.)
+      failed_step: the first step with a loss or gradient that is not finite, or None. (A float16
+        overflow that loss scaling skips is none.)
     """
 
     steps: int
@@ -49,8 +50,7 @@ class LoopResult:
 
 
 class Trainer:
-    """A model, its optimizer's state, and the compiled loop over them, on the devices of a
-    strategy.
+    """A model, its optimizer's state, and the compiled loop over them, on a strategy's devices.
 
     Args:
       config: a resolved configuration.
@@ -105,12 +105,13 @@ class Trainer:
         return items
 
     def run(self, superbatch: tuple, base_step: int, first_step: int, last_step: int) -> LoopResult:
-        """Trains on the steps first_step ...
-
-        last_step - 1 of a superbatch that begins at `base_step`.
+        """Trains on the steps first_step ... last_step - 1 of a superbatch.
 
         Args:
-                  superbatch: images uint8 [steps, batch, 28, 28] and labels int32 [steps, batch], of each replica.
+          superbatch: an element of `pipeline.training_batches`, for each replica its own.
+          base_step: the step that the superbatch begins at.
+          first_step: the first step to run.
+          last_step: the step after the last one to run.
         """
         totals = self._loop(
             superbatch,
@@ -129,9 +130,7 @@ class Trainer:
         )
 
     def _loop_body(self, superbatch, base, first, last):
-        """Runs the steps and returns float32 [4]: sums of loss, right answers, gradient norm; the
-        first failed step.
-        """
+        """Returns float32 [4]: sums of loss, right answers, gradient norm; first failed step."""
         totals = tf.zeros((3,))
         failed = tf.constant(math.inf)
         i = first
@@ -155,9 +154,7 @@ class Trainer:
         return self._gradients(*(part[i] for part in superbatch))
 
     def _replica_gradients(self, images, labels, shifts=None):
-        """One replica's part of the gradient of the mean loss, and float32 [2]: its part of the
-        loss, right answers.
-        """
+        """One replica's part of the gradient of the mean loss, and of [loss, right answers]."""
         pixels = _to_unit(images)
         if shifts is not None:
             pixels = pipeline.shift(pixels, shifts)
@@ -185,8 +182,7 @@ class Trainer:
         return self._strategy.experimental_local_results(value)[0]
 
     def learning_rate(self, step):
-        """Returns the rate of a step (int32 scalar) as float32: up in a line, then down in a half
-        cosine, to zero.
+        """Returns the rate of a step: up in a line, then down in a half cosine, to zero.
 
         One cycle, after Smith and Topin, https://arxiv.org/abs/1708.07120.
         """
@@ -253,9 +249,7 @@ class Trainer:
         return self._logits.get_concrete_function().graph
 
     def weights_sha256(self) -> str:
-        """Returns the SHA-256 over the model's weights: little-endian float32, C order, in the
-        order of the layers.
-        """
+        """Returns the SHA-256 over the weights: little-endian float32, C order, layer by layer."""
         digest = hashlib.sha256()
         for weight in self.model.get_weights():
             digest.update(np.ascontiguousarray(weight, "<f4").tobytes())
@@ -284,8 +278,9 @@ def _zeros_like(variable):
 
 
 def _adamw(weight, momentum, velocity, gradient, scale, rate, powers, decay):
-    """One AdamW step on one variable, in place: a single fused kernel where an optimizer object
-    runs a dozen.
+    """One AdamW step on one variable, in place.
+
+    A single fused kernel where an optimizer object runs a dozen.
     """
     if decay is not None:
         weight.assign(weight * decay)
