@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
+import os
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from trainer import storage
+from trainer import run_directory, storage
+from trainer.errors import ClusterError
 
 
 @dataclasses.dataclass
@@ -62,31 +64,53 @@ class Checkpoints:
         self._saved = _Saved(Progress())
         self._checkpoint = tf.train.Checkpoint(progress=self._saved, **items)
         self._manager = tf.train.CheckpointManager(
-            self._checkpoint, directory, max_to_keep=keep, checkpoint_name="step"
+            self._checkpoint,
+            directory,
+            max_to_keep=keep,
+            checkpoint_name=run_directory.CHECKPOINT_PREFIX.rstrip("-"),
         )
 
-    def restore(self) -> tuple[Progress | None, list[str]]:
-        """Restores the newest checkpoint that is whole.
+    def restore(
+        self, from_chief: Callable[[int], int] = lambda step: step
+    ) -> tuple[Progress | None, list[str]]:
+        """Restores the newest checkpoint that is whole, the same on every worker.
+
+        Args:
+          from_chief: returns, on every worker, what the chief passes.
 
         Returns:
-          The progress of the restored checkpoint, None if there is none, and the paths of damaged
-          ones it passed over (TensorFlow keeps a CRC32C of every tensor).
-        """
-        damaged = []
-        for step in self._steps():
-            path = storage.join(self._directory, f"step-{step}")
-            try:
-                self._checkpoint.restore(path).assert_existing_objects_matched()
-            except (tf.errors.OpError, AssertionError, ValueError, TypeError) as error:
-                damaged.append(f"{path} ({str(error).splitlines()[0][:120]})")
-                continue
-            return self._saved.progress, damaged
-        return None, damaged
+          The progress of the restored checkpoint, None if there is none, and the damaged ones it
+          passed over, each with what is wrong (TensorFlow keeps a CRC32C of every tensor).
 
-    def _steps(self) -> list[int]:
-        """The steps of the checkpoints, newest first; the manager's own list may be damaged."""
-        names = (re.fullmatch(r"step-(\d+)\.index", n) for n in storage.names_in(self._directory))
-        return sorted((int(match[1]) for match in names if match), reverse=True)
+        Raises:
+          ClusterError: this worker cannot read what the chief restored.
+        """
+        damaged, restored = [], -1
+        for step in run_directory.checkpoint_steps(os.path.dirname(self._directory)):
+            problem = self._read(step)
+            if problem is None:
+                restored = step
+                break
+            damaged.append(problem)
+        agreed = from_chief(restored)
+        if agreed < 0:
+            return None, damaged
+        if agreed != restored:
+            problem = self._read(agreed)
+            if problem is not None:
+                raise ClusterError(
+                    f"the chief resumes from a checkpoint this worker cannot read: {problem}"
+                )
+        return self._saved.progress, damaged
+
+    def _read(self, step: int) -> str | None:
+        """Restores the checkpoint of a step; returns None, or what is wrong with it."""
+        path = storage.join(self._directory, f"{run_directory.CHECKPOINT_PREFIX}{step}")
+        try:
+            self._checkpoint.restore(path).assert_existing_objects_matched()
+        except (tf.errors.OpError, AssertionError, ValueError, TypeError) as error:
+            return f"{path} ({str(error).splitlines()[0][:120]})"
+        return None
 
     def save(self, progress: Progress) -> None:
         """Writes a checkpoint of this moment and drops the oldest beyond the number to keep."""

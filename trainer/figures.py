@@ -103,19 +103,6 @@ def percent(share: float) -> str:
     return f"{min(int(share * 100 + 0.5), 99 if share < 1 else 100)} %"
 
 
-def digit_grid(images: np.ndarray, columns: int = 16) -> np.ndarray:
-    """Returns the images, uint8 [n, 28, 28], side by side with a pixel of grey between them.
-
-    As uint8 [height, width].
-    """
-    rows = -(-len(images) // columns)
-    grid = np.full((rows * 29 + 1, columns * 29 + 1), 64, np.uint8)
-    for place, image in enumerate(images):
-        top, left = place // columns * 29 + 1, place % columns * 29 + 1
-        grid[top : top + 28, left : left + 28] = image
-    return grid
-
-
 def png(figure: Figure) -> bytes:
     """Returns the figure as a PNG file."""
     buffer = io.BytesIO()

@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from trainer.errors import UsageError
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
 CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
 PREDICTIONS = "predictions.png"
+CHECKPOINT_PREFIX = "step-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +143,14 @@ def check_data(config: Config, recorded: Recorded, sha256: Mapping[str, str]) ->
         )
 
 
+def finished_line(config: Config, recorded: Recorded) -> str:
+    """Returns what to say of a run that is finished already."""
+    return (
+        f"{config.model_dir}: finished already, {recorded.metrics['epochs']} epochs;"
+        " more --epochs continue it"
+    )
+
+
 def _check_writable(path: str, is_chief: bool) -> None:
     """Tries to write where `path` is, or is going to be, and leaves nothing behind."""
     if os.path.lexists(path) and not os.path.isdir(path):
@@ -156,6 +166,16 @@ def _check_writable(path: str, is_chief: bool) -> None:
         raise UsageError(
             f"cannot write to --model_dir={path}: {error.strerror}; give another one"
         ) from None
+
+
+def checkpoint_steps(path: str) -> list[int]:
+    """Returns the steps of the checkpoints in the run directory `path`, newest first.
+
+    They are read off the files, so that a damaged list of TensorFlow's manager hides none.
+    """
+    pattern = re.compile(re.escape(CHECKPOINT_PREFIX) + r"(\d+)\.index")
+    names = map(pattern.fullmatch, storage.names_in(storage.join(path, CHECKPOINTS)))
+    return sorted((int(match[1]) for match in names if match), reverse=True)
 
 
 def write_json(directory: str, name: str, record: Mapping[str, Any]) -> None:

@@ -148,9 +148,13 @@ class StopSignals:
             raise self.error("nothing was under way that is not saved")
 
     def error(self, what: str) -> Interrupted:
-        """Returns the error for the signal that came; `what` says what became of the progress."""
-        name = signal.Signals(self.received).name
-        return Interrupted(f"stopped by {name}: {what}", self.received)
+        """Returns the error to raise when a run stops, saying `what` became of the progress.
+
+        Where the signal went to another worker, all leave as if they had got a SIGTERM.
+        """
+        number = self.received or signal.SIGTERM
+        whose = "" if self.received else " to another worker"
+        return Interrupted(f"stopped by {signal.Signals(number).name}{whose}: {what}", number)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

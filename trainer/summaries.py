@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import storage
+from trainer.config import Config
 
 PARTS = ("train", "validation", "test")
 
@@ -64,6 +65,24 @@ class Summaries:
         with self._writer(part).as_default(0):
             tf.summary.graph(graph)
 
+    def digits(self, part: str, name: str, images: np.ndarray, step: int) -> None:
+        """Adds digits, uint8 [n, 28, 28], side by side."""
+        self.image(part, name, digit_grid(images), step, f"{len(images)} digits")
+
+    def finish(self, config: Config, test: Mapping[str, float], step: int) -> None:
+        """Adds the result on the test set, and what the HParams page compares this run by."""
+        keep_events(storage.join(self._directory, "test"), step - 1)
+        self.scalars("test", test, step)
+        left_out = ("model_dir", "data_dir", "resume", "profile")
+        self.hyperparameters(
+            {
+                name: value
+                for name, value in config.to_dict().items()
+                if value is not None and name not in left_out
+            },
+            trial=config.model_dir,
+        )
+
     def hyperparameters(self, values: Mapping[str, Any], trial: str) -> None:
         """Adds what the HParams page compares runs by; it takes the metrics from the parts' curves.
 
@@ -92,9 +111,15 @@ class Summaries:
             writer.close()
         self._writers.clear()
 
-    def redo(self, part: str, step: int) -> None:
-        """Drops what a part holds from `step` on, because it is about to be written again."""
-        keep_events(storage.join(self._directory, part), step - 1)
+
+def digit_grid(images: np.ndarray, columns: int = 16) -> np.ndarray:
+    """Returns uint8 [height, width]: images [n, 28, 28] in rows, a grey line between them."""
+    rows = -(-len(images) // columns)
+    grid = np.full((rows * 29 + 1, columns * 29 + 1), 64, np.uint8)
+    for place, image in enumerate(images):
+        top, left = place // columns * 29 + 1, place % columns * 29 + 1
+        grid[top : top + 28, left : left + 28] = image
+    return grid
 
 
 def keep_events(directory: str, last_step: int) -> None:

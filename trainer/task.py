@@ -45,10 +45,7 @@ def _run(config: Config, stop: StopSignals) -> None:
     if not config.model_dir or storage.is_local(config.model_dir):
         recorded = run_directory.open_for(config, is_chief=cluster.is_chief)
         if recorded and recorded.finished(config.epochs):
-            console.line(
-                f"{config.model_dir}: finished already, {recorded.metrics['epochs']} epochs;"
-                " more --epochs continue it"
-            )
+            console.line(run_directory.finished_line(config, recorded))
             return
 
     from trainer import job

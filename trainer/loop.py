@@ -1,0 +1,239 @@
+"""The outer loop: between two calls of the compiled one it reports, validates, saves, and stops when asked to."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from trainer import pipeline, run_directory, storage
+from trainer.checkpoints import Checkpoints, Progress
+from trainer.console import Console
+from trainer.data import Dataset
+from trainer.errors import UsageError
+from trainer.plan import Plan
+from trainer.runtime import StopSignals
+from trainer.summaries import Summaries
+from trainer.training import LoopResult, Trainer, evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run works with.
+
+    Attributes:
+      plan: what is settled.
+      trainer: model and compiled loop.
+      dataset: all examples.
+      progress: how far it has come; changes as it goes on.
+      checkpoints: where it is saved.
+      summaries: what TensorBoard shows; only the chief has them.
+      console: where progress is told.
+      stop: the signals that may end it early.
+    """
+
+    plan: Plan
+    trainer: Trainer
+    dataset: Dataset
+    progress: Progress
+    checkpoints: Checkpoints
+    summaries: Summaries | None
+    console: Console
+    stop: StopSignals
+
+
+def train(run: Run) -> bool:
+    """Trains from where `run.progress` stands to the end, or until a worker is asked to stop.
+
+    Returns:
+      Whether it came to the end. Either way a checkpoint of the last step is there.
+
+    Raises:
+      UsageError: the loss or the gradient stopped being finite; the last good checkpoint stays.
+    """
+    plan, progress = run.plan, run.progress
+    if run.summaries and progress.step == 0:
+        _summarize_start(run)
+    warm = False
+    for superbatch, base, begin, end in _calls(run):
+        started = time.perf_counter()
+        result = run.trainer.run(superbatch, base, begin, end)
+        seconds = time.perf_counter() - started
+        _check_finite(run, result)
+        _count(progress, result, seconds, plan.config.batch_size, warm=warm)
+        warm = True
+        epoch = 1 + sum(progress.step > plan.epoch_end(e) for e in range(1, plan.config.epochs))
+        _report(run, result, epoch, seconds)
+        epoch_done = progress.step == plan.epoch_end(epoch)
+        if epoch_done:
+            _end_epoch(run, epoch)
+        stopping = run.trainer.any_worker(run.stop.received is not None)
+        every = plan.config.checkpoint_every
+        due = epoch_done or stopping or (every and progress.step % every == 0)
+        if run.summaries and due:
+            run.summaries.flush()
+            run.checkpoints.save(progress)
+        if stopping:
+            return False
+    return True
+
+
+def _calls(run: Run) -> Iterator[tuple[Any, int, int, int]]:
+    """Yields for each call of the compiled loop: superbatch, its first step, first and last step.
+
+    A call never crosses the end of an epoch, a checkpoint or an edge of what is profiled.
+    """
+    plan, config, step = run.plan, run.plan.config, run.progress.step
+    loop, total = plan.steps_per_loop, plan.total_steps
+    profile = config.profile_range()
+    batches = plan.devices.strategy.distribute_datasets_from_function(
+        lambda context: pipeline.training_batches(
+            run.dataset.train_images[: plan.examples],
+            run.dataset.train_labels[: plan.examples],
+            global_batch_size=config.batch_size,
+            seed=config.seed,
+            augment=config.augment,
+            first_step=step,
+            last_step=total,
+            steps_per_loop=loop,
+            replicas=plan.devices.replicas,
+            local_replicas=plan.devices.local_replicas,
+        )
+    )
+    edges = {plan.epoch_end(epoch) for epoch in range(1, config.epochs + 1)}
+    if profile:
+        edges |= {profile[0] - 1, profile[1]}
+    for superbatch in batches if step < total else ():
+        base = step // loop * loop
+        while step < min(base + loop, total):
+            ends = [base + loop, *(edge for edge in edges if edge > step)]
+            if config.checkpoint_every:
+                ends.append((step // config.checkpoint_every + 1) * config.checkpoint_every)
+            end = min(ends)
+            with _profiled(run, profile, step, end):
+                yield superbatch, base, step, end
+            step = end
+
+
+@contextlib.contextmanager
+def _profiled(run: Run, profile: tuple[int, int] | None, step: int, end: int) -> Iterator[None]:
+    """Starts the profiler before the first step of the range, and stops it after the last."""
+    if not profile or not run.summaries or not profile[0] - 1 <= step < profile[1]:
+        yield
+        return
+    if step == profile[0] - 1:
+        directory = storage.join(run.plan.config.model_dir, run_directory.TENSORBOARD, "train")
+        tf.profiler.experimental.start(directory)
+    yield
+    if end == min(profile[1], run.plan.total_steps):
+        with contextlib.suppress(tf.errors.UnavailableError):  # resumed within the range
+            tf.profiler.experimental.stop()
+
+
+def _check_finite(run: Run, result: LoopResult) -> None:
+    if result.failed_step is not None:
+        config = run.plan.config
+        raise UsageError(
+            f"training diverged: loss or gradient is not a finite number at step"
+            f" {result.failed_step + 1}; lower --learning_rate={config.learning_rate:g}"
+            f"{'' if run.plan.precision == 'float32' else ' or use --precision=float32'};"
+            f" the checkpoints in {config.model_dir} are from before it"
+        )
+
+
+def _count(
+    progress: Progress, result: LoopResult, seconds: float, batch_size: int, *, warm: bool
+) -> None:
+    progress.step += result.steps
+    progress.train_seconds += seconds
+    progress.epoch_loss += result.loss * result.steps
+    progress.epoch_right += result.accuracy * result.steps
+    if warm:
+        progress.steady_examples += result.steps * batch_size
+        progress.steady_seconds += seconds
+
+
+def _report(run: Run, result: LoopResult, epoch: int, seconds: float) -> None:
+    progress, config = run.progress, run.plan.config
+    rate = result.steps * config.batch_size / seconds
+    run.console.progress(
+        progress.step / run.plan.total_steps,
+        f"epoch {epoch}/{config.epochs}  loss {result.loss:.4f}  accuracy {result.accuracy:.2%}"
+        f"  {rate:,.0f} digits/s",
+    )
+    if run.summaries:
+        values = {
+            "loss": result.loss,
+            "accuracy": result.accuracy,
+            "gradient_norm": result.gradient_norm,
+            "learning_rate": float(run.trainer.learning_rate(progress.step - 1)),
+            "examples_per_second": rate,
+        }
+        run.summaries.scalars("train", values, progress.step)
+
+
+def _end_epoch(run: Run, epoch: int) -> None:
+    """Validates, and adds a row to the history; the chief alone does, the others just go on."""
+    plan, progress = run.plan, run.progress
+    steps = plan.epoch_end(epoch) - plan.epoch_end(epoch - 1)
+    loss, accuracy = progress.epoch_loss / steps, progress.epoch_right / steps
+    progress.epoch_loss = progress.epoch_right = 0.0
+    if not run.summaries:
+        return
+    images, labels = run.dataset.train_images, run.dataset.train_labels
+    validation = None
+    if plan.config.validation_examples:
+        logits = run.trainer.logits(images[plan.examples :])
+        validation = evaluate(logits, labels[plan.examples :])
+        names = ("loss", "accuracy")
+        run.summaries.scalars(
+            "validation", dict(zip(names, validation, strict=True)), progress.step
+        )
+    progress.history.append(
+        {
+            "epoch": epoch,
+            "step": progress.step,
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "validation_loss": validation and validation[0],
+            "validation_accuracy": validation and validation[1],
+            "learning_rate": float(run.trainer.learning_rate(progress.step - 1)),
+            "train_seconds": round(progress.train_seconds, 3),
+        }
+    )
+    run_directory.write_history(plan.config.model_dir, progress.history)
+    text = f"epoch {epoch}/{plan.config.epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}"
+    if validation:
+        text += f"   validation loss {validation[0]:.4f}  accuracy {validation[1]:.2%}"
+    run.console.line(f"{text}   {progress.train_seconds:.1f} s")
+
+
+def _summarize_start(run: Run) -> None:
+    """Shows the first digits as the model will see them, the configuration and the graph."""
+    config = run.plan.config
+    run.summaries.record("train", "configuration", config.to_dict(), 0)
+    run.summaries.graph("train", run.trainer.inference_graph())
+    run.summaries.digits("train", "input_digits", first_digits(run), 0)
+
+
+def first_digits(run: Run, count: int = 128) -> Any:
+    """Returns uint8 [count, 28, 28]: the first training digits of the run, as they are trained on."""
+    plan = run.plan
+    batches = pipeline.training_batches(
+        run.dataset.train_images[: plan.examples],
+        run.dataset.train_labels[: plan.examples],
+        global_batch_size=count,
+        seed=plan.config.seed,
+        augment=plan.config.augment,
+        first_step=0,
+        last_step=1,
+        steps_per_loop=1,
+    )
+    images, _, *shifts = (part[0] for part in next(iter(batches)))
+    if shifts:
+        images = tf.cast(pipeline.shift(tf.cast(images, tf.float32), shifts[0]), tf.uint8)
+    return images.numpy()

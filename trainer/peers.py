@@ -1,0 +1,348 @@
+"""The line between the workers of a run, beside TensorFlow's own: who is there, who agrees, who is lost.
+
+TensorFlow finds out slowly or not at all that a worker never came, differs or froze, and does not
+say which. So every two workers keep a connection of their own. It is made on the address that the
+worker's gRPC server takes afterwards, so it needs no other port, and it carries lines: a greeting
+with what has to agree, then a heartbeat a second, and a word when a worker is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from trainer.distribution import Cluster
+from trainer.errors import ClusterError, UsageError
+
+HEARTBEAT_S = 1.0
+# A greeting is a few kilobytes; more is no worker of ours.
+_GREETING_LIMIT = 1 << 16
+_GREETING_TIMEOUT_S = 5.0
+_RETRY_S = 0.3
+# After a worker said goodbye the others leave too, unless something went wrong.
+_GOODBYE_GRACE_S = 10.0
+
+
+class FinishedError(Exception):
+    """While this worker waited for the others, the run was finished without it."""
+
+
+class Peers:
+    """Connections to all other workers; none, and nothing to do, if there is one worker alone.
+
+    Args:
+      cluster: the workers, this one among them.
+      silence_s: after this many seconds without a heartbeat a worker counts as lost.
+    """
+
+    def __init__(self, cluster: Cluster, *, silence_s: float):
+        self._cluster, self._silence_s = cluster, silence_s
+        self._sockets: dict[int, socket.socket] = {}
+        self._statements: dict[int, Mapping[str, str]] = {}
+        self._changed = threading.Condition()
+        self._meeting = True
+        self._needed: set[int] = set()
+        self._done = threading.Event()
+
+    def meet(
+        self, statement: Mapping[str, str], *, timeout_s: float, finished: Callable[[], bool]
+    ) -> None:
+        """Waits for all workers, compares what each states, and starts to watch over them.
+
+        Args:
+          statement: what has to be equal on all workers, by the name to call it in an error.
+          timeout_s: how long to wait for the last one.
+          finished: asked now and then whether the run has finished meanwhile.
+
+        Raises:
+          ClusterError: a worker did not come in time.
+          UsageError: a worker states something else; every worker raises this then.
+          FinishedError: the run has finished.
+        """
+        others = set(range(len(self._cluster.workers))) - {self._cluster.index}
+        greeting = {"worker": self._cluster.index, "statement": dict(statement)}
+        line = json.dumps(greeting).encode() + b"\n"
+        listener = self._listen() if max(others, default=-1) > self._cluster.index else None
+        threads = [
+            threading.Thread(target=self._connect, args=(other, line), daemon=True)
+            for other in others
+            if other < self._cluster.index
+        ]
+        if listener:
+            threads.append(
+                threading.Thread(target=self._accept, args=(listener, line), daemon=True)
+            )
+        for thread in threads:
+            thread.start()
+        try:
+            self._wait_for(others, statement, time.monotonic() + timeout_s, finished)
+        finally:
+            self._meeting = False
+            for thread in threads:
+                thread.join()
+            if listener:
+                listener.close()
+        self._needed = set(others)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _wait_for(self, others, statement, deadline, finished) -> None:
+        next_look = 0.0
+        while True:
+            with self._changed:
+                self._drop_closed()
+                if others <= self._statements.keys():
+                    self._compare(statement)
+                if others <= self._sockets.keys():
+                    return
+                missing = sorted(others - self._sockets.keys())
+                self._changed.wait(_RETRY_S)
+            now = time.monotonic()
+            if now > next_look:
+                next_look = now + 1
+                if finished():
+                    raise FinishedError
+            if now > deadline:
+                raise ClusterError(
+                    f"the cluster did not form: {self._names(missing)} never came; start them, or"
+                    " see why they cannot be reached, and start this worker again"
+                )
+
+    def _names(self, workers) -> str:
+        names = [f"worker {i} ({self._cluster.workers[i]})" for i in workers]
+        return ", ".join(names)
+
+    def _drop_closed(self) -> None:
+        """Forgets, while the workers still meet, those that went away again."""
+        for other, connection in list(self._sockets.items()):
+            readable, _, _ = select.select([connection], [], [], 0)
+            if readable:
+                try:
+                    closed = not connection.recv(1, socket.MSG_PEEK)
+                except OSError:
+                    closed = True
+                if closed:
+                    connection.close()
+                    del self._sockets[other]
+
+    def _compare(self, statement: Mapping[str, str]) -> None:
+        for other, theirs in sorted(self._statements.items()):
+            names = sorted(
+                name
+                for name in statement.keys() | theirs.keys()
+                if statement.get(name) != theirs.get(name)
+            )
+            if names:
+                differing = ", ".join(
+                    f"{name} ({_shown(theirs.get(name))} there, {_shown(statement.get(name))} here)"
+                    for name in names
+                )
+                raise UsageError(
+                    f"{self._names([other])} differs from worker {self._cluster.index} in {differing};"
+                    " start all workers with the same flags, code and data"
+                )
+
+    def _listen(self) -> socket.socket:
+        address = self._cluster.workers[self._cluster.index]
+        port = int(address.rpartition(":")[2])
+        dual = socket.has_dualstack_ipv6()
+        try:
+            listener = socket.create_server(
+                ("", port),
+                family=socket.AF_INET6 if dual else socket.AF_INET,
+                dualstack_ipv6=dual,
+            )
+        except OSError as error:
+            raise ClusterError(
+                f"this worker cannot listen on its address {address}: {error.strerror}; another"
+                " process, or this worker's last one, still has the port"
+            ) from None
+        listener.settimeout(_RETRY_S)
+        return listener
+
+    def _accept(self, listener: socket.socket, line: bytes) -> None:
+        while self._meeting:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                continue
+            threading.Thread(target=self._answer, args=(connection, line), daemon=True).start()
+
+    def _answer(self, connection: socket.socket, line: bytes) -> None:
+        with _Greeting(self, connection) as keep:
+            other, statement = _read_greeting(connection)
+            if not self._cluster.index < other < len(self._cluster.workers):
+                return
+            connection.sendall(line)
+            keep(other, statement)
+
+    def _connect(self, other: int, line: bytes) -> None:
+        host, _, port = self._cluster.workers[other].rpartition(":")
+        while self._meeting:
+            if other not in self._sockets:
+                try:
+                    connection = socket.create_connection(
+                        (host.strip("[]"), int(port)), timeout=_GREETING_TIMEOUT_S
+                    )
+                except OSError:
+                    connection = None
+                if connection:
+                    with _Greeting(self, connection) as keep:
+                        connection.sendall(line)
+                        name, statement = _read_greeting(connection)
+                        if name == other:
+                            keep(other, statement)
+            time.sleep(_RETRY_S)
+
+    def _watch(self) -> None:
+        """Sends heartbeats and ends the process when a worker that is needed is lost."""
+        now = time.monotonic()
+        heard = dict.fromkeys(self._sockets, now)
+        leaving: dict[int, float] = {}
+        next_beat = 0.0
+        while self._sockets:
+            now = time.monotonic()
+            if now >= next_beat:
+                next_beat = now + HEARTBEAT_S
+                self._send(b".\n")
+            by_socket = {connection: other for other, connection in self._sockets.items()}
+            readable, _, _ = select.select(list(by_socket), [], [], HEARTBEAT_S / 4)
+            for connection in readable:
+                other = by_socket[connection]
+                try:
+                    words = connection.recv(4096)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    words = b""
+                heard[other] = time.monotonic()
+                if b"done" in words:
+                    self._done.set()
+                if b"bye" in words:
+                    leaving[other] = time.monotonic() + _GOODBYE_GRACE_S
+                if not words:
+                    del self._sockets[other]
+                    connection.close()
+                    if other not in leaving:
+                        self._lost(other, "its connection closed")
+            for other, last in heard.items():
+                if other in self._sockets and now - last > self._silence_s:
+                    self._lost(other, f"it has been silent for {self._silence_s:g} s")
+            for other, until in leaving.items():
+                if now > until:
+                    self._lost(other, "it left before the end")
+
+    def _lost(self, other: int, how: str) -> None:
+        if other not in self._needed:
+            return
+        print(
+            f"error: {self._names([other])} was lost: {how}; progress is in the last checkpoint,"
+            " and starting the workers again goes on from there",
+            file=sys.stderr,
+            flush=True,
+        )
+        # The main thread may wait for the lost worker in native code, so nothing gentler ends it.
+        os._exit(ClusterError.exit_code)
+
+    def _send(self, words: bytes) -> None:
+        for connection in list(self._sockets.values()):
+            try:
+                connection.send(words)
+            except OSError:  # full or closed: reading tells
+                continue
+
+    def needs_nobody(self) -> None:
+        """From now on no worker's loss matters to this one."""
+        self._needed = set()
+
+    def say_done(self) -> None:
+        """Tells the others that everything is published, and waits until they have gone."""
+        self.needs_nobody()
+        self._send(b"done\n")
+        deadline = time.monotonic() + _GOODBYE_GRACE_S
+        while self._sockets and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def wait_until_done(self) -> None:
+        """Waits for the chief's `say_done`; a chief that is lost before ends this process."""
+        self._needed &= {0}
+        self._done.wait()
+        self.needs_nobody()
+        self.say_goodbye()
+
+    def say_goodbye(self) -> None:
+        """Tells the others that this worker leaves on purpose, as they are about to."""
+        self._send(b"bye\n")
+
+    def explain(self, error: Exception) -> ClusterError:
+        """Returns what to raise for a failed collective, after the time it takes to see who is lost.
+
+        A worker that is lost ends this process meanwhile, and says which it was.
+        """
+        time.sleep(self._silence_s + 2 * HEARTBEAT_S)
+        first_line = str(error).splitlines()[0]
+        return ClusterError(f"the workers lost touch: {first_line}; start them again")
+
+
+class _Greeting:
+    """Registers a connection once its greeting was exchanged, and closes it otherwise."""
+
+    def __init__(self, peers: Peers, connection: socket.socket):
+        self._peers, self._connection, self._kept = peers, connection, False
+        connection.settimeout(_GREETING_TIMEOUT_S)
+
+    def __enter__(self) -> Callable[[int, Mapping[str, str]], None]:
+        return self._keep
+
+    def _keep(self, other: int, statement: Mapping[str, str]) -> None:
+        peers = self._peers
+        self._connection.setblocking(False)
+        with peers._changed:
+            if not peers._meeting:
+                return
+            old = peers._sockets.pop(other, None)
+            if old:
+                old.close()
+            peers._sockets[other] = self._connection
+            peers._statements[other] = statement
+            self._kept = True
+            peers._changed.notify_all()
+
+    def __exit__(self, kind, error, trace) -> bool:
+        if not self._kept:
+            self._connection.close()
+        return kind is not None and issubclass(kind, OSError | ValueError)
+
+
+def _read_greeting(connection: socket.socket) -> tuple[int, Mapping[str, str]]:
+    """Returns who greets and what it states, leaving what follows unread.
+
+    Raises:
+      ValueError: if it is no greeting.
+      OSError: if the connection fails.
+    """
+    received = b""
+    deadline = time.monotonic() + _GREETING_TIMEOUT_S
+    while not received.endswith(b"\n"):
+        waiting = connection.recv(4096, socket.MSG_PEEK)
+        end = waiting.find(b"\n") + 1 or len(waiting)
+        received += connection.recv(end)
+        if not waiting or len(received) > _GREETING_LIMIT or time.monotonic() > deadline:
+            raise ValueError("not a greeting")
+    try:
+        greeting = json.loads(received)
+        worker, statement = greeting["worker"], greeting["statement"]
+    except (KeyError, TypeError, RecursionError):
+        raise ValueError("not a greeting") from None
+    if not isinstance(worker, int) or not isinstance(statement, dict):
+        raise ValueError("not a greeting")
+    return worker, statement
+
+
+def _shown(value: str | None) -> str:
+    return "nothing" if value is None else value[:40]

@@ -1,0 +1,176 @@
+"""What is settled before the first step: what `auto` became, how many steps there are, and the record of it all.
+
+Apart from the job because the loop needs it as well.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+import trainer
+from trainer import distribution, run_directory, runtime, storage
+from trainer.config import Config
+from trainer.data import Dataset
+from trainer.distribution import Cluster, Devices
+from trainer.errors import UsageError
+from trainer.recipes import RECIPES
+from trainer.run_directory import Recorded
+
+GPU_STEPS_PER_LOOP = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run, settled.
+
+    Attributes:
+      config: resolved, with the data set's and the directory's real names.
+      devices: where it trains.
+      precision: what the layers compute in.
+      jit_compile: what XLA compiles: `loop`, `step` or `off`.
+      steps_per_loop: training steps in a call of the compiled loop.
+      examples: training examples, those held out not counted.
+    """
+
+    config: Config
+    devices: Devices
+    precision: str
+    jit_compile: str
+    steps_per_loop: int
+    examples: int
+
+    def epoch_end(self, epoch: int) -> int:
+        """Returns the step that ends an epoch; its last batch may reach into the next one."""
+        return epoch_end(self.config, self.examples, epoch)
+
+    @property
+    def total_steps(self) -> int:
+        """The step that ends the run."""
+        return self.epoch_end(self.config.epochs)
+
+
+def epoch_end(config: Config, examples: int, epoch: int) -> int:
+    """Returns the step that ends an epoch of a resolved configuration; epoch 0 ends at step 0."""
+    return -(-epoch * examples // config.batch_size)
+
+
+def examples_to_train_on(config: Config, dataset: Dataset) -> int:
+    """Returns how many training examples are left beside those held out.
+
+    Raises:
+      UsageError: if there are none.
+    """
+    examples = len(dataset.train_labels) - config.validation_examples
+    if examples < 1:
+        raise UsageError(
+            f"--validation_examples={config.validation_examples} leaves none of the"
+            f" {len(dataset.train_labels)} training examples to train on; hold out fewer"
+        )
+    return examples
+
+
+def settle(config: Config, cluster: Cluster, dataset: Dataset, recorded: Recorded | None) -> Plan:
+    """Returns the plan of a run, and prepares TensorFlow's devices for it.
+
+    Args:
+      config: resolved.
+      cluster: this process and the workers beside it.
+      dataset: what it trains on.
+      recorded: what the directory says of a run that is to be resumed.
+
+    Raises:
+      UsageError: if the devices are not there or the numbers do not fit together.
+    """
+    examples = examples_to_train_on(config, dataset)
+    recipe = RECIPES[config.model]
+    devices = distribution.set_up(config, cluster)
+    # A run goes on in the precision it began with, on whatever machine it is resumed.
+    precision = recorded.settled.get("precision") if recorded else None
+    return Plan(
+        config=config,
+        devices=devices,
+        precision=precision or distribution.precision(config, devices, bfloat16=recipe.bfloat16),
+        jit_compile=distribution.jit_compile(config, devices, on_cpu=recipe.jit_compile),
+        steps_per_loop=config.steps_per_loop
+        or (recipe.steps_per_loop if devices.kind == "CPU" else GPU_STEPS_PER_LOOP),
+        examples=examples,
+    )
+
+
+def record(plan: Plan, dataset: Dataset) -> None:
+    """Makes the run's directory, clears it of what a killed process left, and writes `config.json`.
+
+    Raises:
+      UsageError: if it cannot be written.
+    """
+    import tensorflow as tf
+
+    directory = plan.config.model_dir
+    settled = {
+        "precision": plan.precision,
+        "jit_compile": plan.jit_compile,
+        "steps_per_loop": plan.steps_per_loop,
+        "strategy": plan.devices.name,
+        "devices": plan.devices.kind,
+        "replicas": plan.devices.replicas,
+        "workers": len(plan.devices.cluster.workers),
+        "cpus": runtime.available_cpus(),
+    }
+    data = {"name": dataset.name, "source": dataset.source, "sha256": dict(dataset.sha256)}
+    everything = {
+        "config": plan.config.to_dict(),
+        "settled": settled,
+        "data": data,
+        "versions": versions(),
+    }
+    try:
+        storage.make_directory(directory)
+        for name in ("", run_directory.SAVED_MODEL, run_directory.CHECKPOINTS):
+            storage.remove_leftovers(storage.join(directory, name) if name else directory)
+        run_directory.write_json(directory, run_directory.CONFIG, everything)
+    except (OSError, tf.errors.OpError) as error:
+        raise UsageError(
+            f"cannot write to --model_dir={directory}: {str(error).splitlines()[0]};"
+            " give another one"
+        ) from None
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what computes."""
+    return {
+        "trainer": trainer.__version__,
+        "code": code_sha256()[:12],
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
+        "platform": platform.platform(),
+    }
+
+
+def code_sha256() -> str:
+    """Returns a digest of this package's source files."""
+    digest = hashlib.sha256()
+    root = pathlib.Path(trainer.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def statement(config: Config, dataset: Dataset) -> Mapping[str, Any]:
+    """Returns what all workers of a run have to agree in, by the name an error calls it."""
+    return {
+        **{
+            f"--{name}": str(value)
+            for name, value in config.to_dict().items()
+            if name not in ("data_dir", "resume")
+        },
+        "data": hashlib.sha256(repr(sorted(dataset.sha256.items())).encode()).hexdigest()[:12],
+        "code": code_sha256()[:12],
+        "tensorflow": importlib.metadata.version("tensorflow"),
+    }
