@@ -4,6 +4,9 @@ Whoever raises one of these writes the whole message: one line that names what w
 what to do. The entry points print it without a traceback and leave with `exit_code`.
 """
 
+# From here on an exit code says that another start helps (Kubeflow's ExitCode restart policy).
+RETRYABLE_FROM = 128
+
 
 class TrainerError(Exception):
     """An expected failure; `exit_code` is the process's exit status."""
