@@ -314,15 +314,21 @@ def container_arguments(pod: dict) -> list[str]:
         f"--cpus={limits['cpu']}",
         f"--memory={memory}",
         f"--memory-swap={memory}",
+        *ulimits(),
     ]
-    # Podman's own limits are more than a caller without CAP_SYS_RESOURCE may give.
-    for name, which in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
-        hard = resource.getrlimit(which)[1]
-        number = 4096 if hard < 0 else min(4096, hard)
-        result.append(f"--ulimit={name}={number}:{number}")
     if "command" in container:
         result.append(f"--entrypoint={json.dumps(container['command'])}")
     return [*result, container["image"], *container.get("args", ())]
+
+
+def ulimits() -> list[str]:
+    """Limits that any root may give: podman's own are beyond one without CAP_SYS_RESOURCE."""
+    limits = []
+    for name, which in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        hard = resource.getrlimit(which)[1]
+        number = 4096 if hard < 0 else min(4096, hard)
+        limits.append(f"--ulimit={name}={number}:{number}")
+    return limits
 
 
 def to_bytes(quantity: str) -> int:
@@ -345,6 +351,12 @@ def check(image: str, scratch: pathlib.Path) -> None:
             pod = Pod(objects, kind, scratch, **options)
             stack.callback(pod.remove)
             return pod.start()
+
+        tools = "cc gcc c++ g++ clang ld make nvcc"
+        found = in_image(
+            image, f"for tool in {tools}; do command -v $tool; done; ls -d /root/.cache"
+        )
+        expect("the image holds no compiler and no cache", found, "")
 
         pod = start(manifests("cpu", "wrong", image, "--epochs=0"))
         expect("a wrong flag gives 2", pod.wait(), 2, pod)
@@ -406,6 +418,12 @@ def manifests(overlay: str, run: str, image: str, *flags: str) -> list[dict]:
     return list(yaml.safe_load_all(output(*submit, "--", *flags)))
 
 
+def in_image(image: str, script: str) -> str:
+    """What a shell script prints in a container without anything."""
+    shell = (*PODMAN, "run", "--rm", "--network=none", "--user=0", *ulimits(), "--entrypoint=sh")
+    return output(*shell, image, "-c", f"{{ {script}; }} 2>/dev/null; true")
+
+
 def put_data(source: pathlib.Path, volume: pathlib.Path) -> None:
     """Puts MNIST where a pod with a network would have put it."""
     directory = volume / "number-recognition/mnist"
@@ -421,10 +439,11 @@ def metrics(run: pathlib.Path) -> dict:
     return json.loads((run / "metrics.json").read_text())
 
 
-def expect(what: str, value: object, expected: object, pod: Pod) -> None:
+def expect(what: str, value: object, expected: object, pod: Pod | None = None) -> None:
     """Says that a check passed, or ends the program with what happened instead."""
     if value != expected:
-        sys.exit(f"FAILED {what}: {value!r}, not {expected!r}; log of {pod.name}:\n{pod.log()}")
+        log = f"; log of {pod.name}:\n{pod.log()}" if pod else ""
+        sys.exit(f"FAILED {what}: {value!r}, not {expected!r}{log}")
     say(f"ok {what}")
 
 

@@ -1,16 +1,65 @@
-"""The image and the pods of the CPU overlays, run for real where podman is."""
+"""The image as Dockerfile.gpu describes it; and, where podman is, the pods that run it."""
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 
+import trainer
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Dockerfile.gpu as pairs of instruction and arguments, without comments and line breaks."""
+    text = (ROOT / "Dockerfile.gpu").read_text()
+    text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", "")
+    return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line]
+
+
+def last(instruction: str) -> str:
+    """What the last instruction of a kind says, which is the final image's."""
+    return [arguments for name, arguments in instructions() if name == instruction][-1]
+
+
+def test_the_image_is_labelled_with_the_version_of_the_package() -> None:
+    assert ("ARG", f"VERSION={trainer.__version__}") in instructions()
+
+
+def test_the_trainer_itself_gets_the_signals() -> None:
+    assert json.loads(last("ENTRYPOINT")) == ["python", "-m", "trainer.task"]
+    assert not any(name == "CMD" for name, _ in instructions())
+
+
+def test_the_image_runs_as_the_user_that_the_manifests_name() -> None:
+    user, group = last("USER").split(":")
+    for file in ("base/job.yaml", "base/tensorboard.yaml", "collector/pod.yaml"):
+        manifest = (ROOT / "k8s" / file).read_text()
+        assert f"runAsUser: {int(user)}\n" in manifest
+        assert f"runAsGroup: {int(group)}\n" in manifest
+
+
+def test_the_image_is_built_from_hashed_locks_on_a_base_that_can_be_pinned() -> None:
+    text = " ".join(arguments for _, arguments in instructions())
+    assert ("ARG", "REQUIREMENTS=requirements/gpu.txt") in instructions()
+    assert "--require-hashes" in text
+    assert "--no-cache-dir" in text
+    bases = [arguments.split()[0] for name, arguments in instructions() if name == "FROM"]
+    assert bases == ["${BASE_IMAGE}"] * 2
+    assert "--hash=sha256:" in (ROOT / "requirements/gpu.txt").read_text()
+
+
+def test_the_build_gets_nothing_but_the_package_and_the_locks() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    rules = [line for line in lines if not line.startswith("#")]
+    assert rules == ["*", "!requirements/*.txt", "!trainer", "**/__pycache__"]
 
 
 @pytest.mark.slow
