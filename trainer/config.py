@@ -194,6 +194,11 @@ class Config:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
         self.profile_range()
+        if self.dataset == "synthetic" and self.data_dir is not None:
+            raise UsageError(
+                "--data_dir does not go with --dataset=synthetic, which is drawn and not read;"
+                " leave one of them out"
+            )
         if self.virtual_devices and self.strategy in ("gpu", "multi_worker"):
             raise UsageError(
                 f"--virtual_devices={self.virtual_devices} splits the CPU, so it does not go with"

@@ -5,6 +5,8 @@ Apart from the job so that what is said and how it is shown are two things.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sys
 from typing import TextIO
@@ -13,13 +15,20 @@ from typing import TextIO
 class Console:
     """Prints lines on `out`, warnings on `err`, and on a terminal a last line that is redrawn.
 
+    A reader that has left, or a disk that is full, does not end the run: it goes on unseen.
+
     Args:
+      out: by default the process's standard output.
+      err: by default its standard error.
       quiet: print nothing but warnings, as all workers but the chief do.
     """
 
-    def __init__(self, *, out: TextIO = sys.stdout, err: TextIO = sys.stderr, quiet: bool = False):
-        self._out, self._err, self._quiet = out, err, quiet
-        self._live = out.isatty() and not quiet
+    def __init__(
+        self, *, out: TextIO | None = None, err: TextIO | None = None, quiet: bool = False
+    ):
+        self._out, self._err = out or sys.stdout, err or sys.stderr
+        self._quiet = quiet or self._out is None  # a process started with its output closed
+        self._live = not self._quiet and self._out.isatty()
         self._drawn = False
 
     def line(self, text: str = "") -> None:
@@ -31,7 +40,8 @@ class Console:
     def warn(self, text: str) -> None:
         """Prints a line, or several, on standard error."""
         self._clear()
-        self._write(self._err, text + "\n")
+        if self._err is not None:
+            self._write(self._err, text + "\n")
 
     def progress(self, share: float, text: str) -> None:
         """Redraws the live line, a bar filled to `share` and `text`, if this is a terminal."""
@@ -48,11 +58,16 @@ class Console:
             self._drawn = False
 
     def _write(self, stream: TextIO, text: str) -> None:
+        encoding = stream.encoding or "utf-8"
         try:
-            stream.write(text)
+            stream.write(text.encode(encoding, "replace").decode(encoding))
             stream.flush()
-        except (BrokenPipeError, ValueError):  # nobody reads any more; the run goes on
-            self._quiet, self._live = True, False
-        except UnicodeEncodeError:
-            stream.write(text.encode("ascii", "replace").decode())
-            stream.flush()
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            if stream is self._out:
+                self._quiet, self._live = True, False
+            self._drop_buffered(stream)
+
+    def _drop_buffered(self, stream: TextIO) -> None:
+        """Keeps Python from failing, at its exit, over what could not be written."""
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())

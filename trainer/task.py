@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +12,8 @@ from absl import flags
 from trainer import distribution, run_directory, storage
 from trainer.config import Config
 from trainer.console import Console
-from trainer.errors import TrainerError, UsageError
+from trainer.entry import printable
+from trainer.errors import DataError, TrainerError, UsageError
 from trainer.runtime import StopSignals
 
 USAGE = """\
@@ -29,12 +31,12 @@ def main(argv: Sequence[str]) -> int:
         try:
             config = parse(argv)
             if config is None:
-                print(help_text())
+                Console().line(help_text())
                 return 0
             _run(config, stop)
             return 0
         except TrainerError as error:
-            print(f"error: {error}", file=sys.stderr)
+            Console().warn(f"error: {printable(str(error))}")
             return error.exit_code
 
 
@@ -47,6 +49,8 @@ def _run(config: Config, stop: StopSignals) -> None:
         if recorded and recorded.finished(config.epochs):
             console.line(run_directory.finished_line(config, recorded))
             return
+    if config.data_dir and not os.path.isdir(os.path.expanduser(config.data_dir)):
+        raise DataError(f"--data_dir={config.data_dir} is not a directory; give the one with MNIST")
 
     from trainer import job
 
@@ -60,7 +64,7 @@ def parse(argv: Sequence[str]) -> Config | None:
       UsageError: if a flag is unknown or has a wrong value.
     """
     values = _flags()
-    if any(arg.lstrip("-") in ("help", "helpfull", "helpshort") or arg == "-h" for arg in argv[1:]):
+    if not {"-h", "-help", "--help", "--helpfull", "--helpshort"}.isdisjoint(argv[1:]):
         return None
     try:
         rest = values(argv)
