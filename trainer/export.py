@@ -74,8 +74,6 @@ def publish(
     path = storage.join(directory, str(step))
     storage.make_directory(directory)
     classifier = Classifier(model)
-    if storage.exists(path):
-        storage.remove(path)
     with storage.replacing(path) as temporary:
         tf.saved_model.save(
             classifier,

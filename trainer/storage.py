@@ -17,7 +17,9 @@ from collections.abc import Iterator
 
 from trainer.runtime import import_tensorflow
 
-_TEMPORARY = re.compile(r"\.partial-[0-9a-f]{8}$")
+# In front of the name, since `tf.io.gfile` takes a path on `ram://` for a directory if another one
+# begins with it.
+_TEMPORARY = re.compile(r"\.partial-[0-9a-f]{8}-")
 
 
 def is_local(path: str) -> bool:
@@ -92,31 +94,55 @@ def replacing(path: str) -> Iterator[str]:
 
     If the block raises it is removed instead.
     """
-    temporary = f"{path}.partial-{uuid.uuid4().hex[:8]}"
+    directory, _, name = path.rpartition("/")
+    parts = (f".partial-{uuid.uuid4().hex[:8]}-{name}" for _ in range(2))
+    temporary, old = (f"{directory}/{part}" if directory else part for part in parts)
     try:
         yield temporary
-        if is_local(path):
-            os.replace(temporary, path)
-        else:
-            _gfile().rename(temporary, path, overwrite=True)
+        # A directory is not replaced by a rename, and is not to be seen half removed.
+        if replaced := _is_directory(path):
+            _rename(path, old)
+        _rename(temporary, path)
     except BaseException:
         with contextlib.suppress(Exception):
             remove(temporary)
         raise
+    if replaced:
+        remove(old)
+
+
+def _is_directory(path: str) -> bool:
+    if is_local(path):
+        return os.path.isdir(path) and not os.path.islink(path)
+    with contextlib.suppress(import_tensorflow().errors.NotFoundError):
+        return _gfile().stat(path).is_directory
+    return False
+
+
+def _rename(path: str, new: str) -> None:
+    if is_local(path):
+        os.replace(path, new)
+    elif not _is_directory(path):
+        _gfile().rename(path, new, overwrite=True)
+    else:  # object stores have no directories to rename; the files on top come last
+        for place, _, names in _gfile().walk(path, topdown=False):
+            there = new + place[len(path) :]
+            _gfile().makedirs(there)
+            for name in names:
+                _gfile().rename(f"{place}/{name}", f"{there}/{name}", overwrite=True)
+        _gfile().rmtree(path)
 
 
 def remove(path: str) -> None:
     """Removes the file or the whole directory at `path`."""
-    if not is_local(path):
-        (_gfile().rmtree if _gfile().isdir(path) else _gfile().remove)(path)
-    elif os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
+    if is_local(path):
+        (shutil.rmtree if _is_directory(path) else os.remove)(path)
     else:
-        os.remove(path)
+        (_gfile().rmtree if _is_directory(path) else _gfile().remove)(path)
 
 
 def remove_leftovers(directory: str) -> None:
     """Removes the temporary files that a killed process left in `directory`."""
     for name in names_in(directory):
-        if _TEMPORARY.search(name):
+        if _TEMPORARY.match(name):
             remove(join(directory, name))
