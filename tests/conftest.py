@@ -1,11 +1,14 @@
-"""What several test files share: where the real MNIST files are."""
+"""What several test files share: where the real MNIST files are, and one tiny trained run."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
+from collections.abc import Iterator
 
 import pytest
+import runs
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +21,35 @@ def mnist_dir() -> pathlib.Path:
     if not path.is_dir():
         pytest.fail(f"MNIST_DATA_DIR={directory} is not a directory")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A directory with `runs.tiny_arrays` as a data set."""
+    return runs.write_tiny(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[runs.TaskServer]:
+    """A process that runs command lines of `trainer.task`, TensorFlow imported once for all."""
+    with runs.TaskServer(tmp_path_factory.mktemp("server")) as process:
+        yield process
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run: its directory, the flags that made it, and what it said."""
+
+    directory: pathlib.Path
+    flags: tuple[str, ...]
+    answer: runs.Answer
+
+
+@pytest.fixture(scope="session")
+def trained(
+    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """A finished run of three epochs on the tiny data set; tests must not change it."""
+    directory = tmp_path_factory.mktemp("runs") / "trained"
+    flags = (*runs.FLAGS, f"--data_dir={tiny_dir}", "--epochs=3", f"--model_dir={directory}")
+    return Run(directory, flags, server(*flags))
