@@ -587,14 +587,14 @@ def test_monitor_fails_when_the_port_is_taken(cluster: Cluster) -> None:
 
 @pytest.fixture
 def finished(cluster: Cluster) -> Cluster:
-    """A cluster on whose volume a run `demo` is finished and a run `young` is not."""
+    """A cluster on whose volume a run `demo` is finished; `young` and `nearly` are not."""
     cluster.on("^get deployment", out="registry.example/digits:1")
-    for run, finished in (("demo", True), ("young", False)):
+    for run, metrics in (("demo", "true"), ("nearly", "false"), ("young", None)):
         directory = cluster.directory / "outputs" / run
         (directory / "saved_model/7").mkdir(parents=True)
         (directory / "saved_model/7/saved_model.pb").write_bytes(b"\0\1\2")
-        if finished:
-            (directory / "metrics.json").write_text('{\n  "finished": true\n}\n')
+        if metrics:
+            (directory / "metrics.json").write_text(f'{{\n  "finished": {metrics}\n}}\n')
     return cluster
 
 
@@ -618,7 +618,8 @@ def test_collect_copies_a_finished_run_and_removes_its_pod(finished: Cluster, tm
     ("run", "says"),
     [
         ("young", "error: run 'young' has not finished"),
-        ("nobody", "error: no run 'nobody' on the volume; there are: demo young"),
+        ("nearly", "error: run 'nearly' has not finished"),
+        ("nobody", "error: no run 'nobody' on the volume; there are: demo nearly young"),
     ],
 )
 def test_collect_copies_nothing_but_a_finished_run(
