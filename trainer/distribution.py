@@ -200,6 +200,10 @@ def set_up(config: Config, cluster: Cluster) -> Devices:
         their number.
     """
     tf = import_tensorflow()
+    with quiet_stderr():  # a machine without GPU says so at length
+        gpus = tf.config.list_physical_devices("GPU")
+    if config.virtual_devices or config.strategy == "cpu":
+        gpus = []
     tf.config.threading.set_intra_op_parallelism_threads(available_cpus())
     tf.config.threading.set_inter_op_parallelism_threads(available_cpus())
     tf.config.experimental.enable_op_determinism()
@@ -208,10 +212,6 @@ def set_up(config: Config, cluster: Cluster) -> Devices:
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * config.virtual_devices,
         )
-    with quiet_stderr():  # a machine without GPU says so at length
-        gpus = tf.config.list_physical_devices("GPU")
-    if config.virtual_devices or config.strategy == "cpu":
-        gpus = []
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     kind = "GPU" if gpus else "CPU"

@@ -51,6 +51,9 @@ def run(
       ClusterError: the workers did not find each other, or lost touch.
       Interrupted: a signal came; progress was saved.
     """
+    if len(cluster.workers) > 1:
+        # A lost worker is reported once, by name, and not by every operation that it fails.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     peers = Peers(cluster, silence_s=config.peer_timeout_s)
     try:
         config, cluster, dataset = _prepare(config, cluster, peers, dataset, console)
@@ -64,6 +67,7 @@ def run(
             console.line(run_directory.finished_line(config, recorded))
             return
     settled = plan.settle(config, cluster, dataset, recorded)
+    stop.take_back()
     if cluster.is_chief and not _trained_to_the_end(config, dataset):
         plan.record(settled, dataset)
     _introduce(settled, dataset, console)

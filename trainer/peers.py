@@ -12,13 +12,13 @@ import json
 import os
 import select
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 
 from trainer.distribution import Cluster
 from trainer.errors import ClusterError, UsageError
+from trainer.runtime import last_words
 
 HEARTBEAT_S = 1.0
 # A greeting is a few kilobytes; more is no worker of ours.
@@ -240,11 +240,9 @@ class Peers:
     def _lost(self, other: int, how: str) -> None:
         if other not in self._needed:
             return
-        print(
+        last_words(
             f"error: {self._names([other])} was lost: {how}; progress is in the last checkpoint,"
-            " and starting the workers again goes on from there",
-            file=sys.stderr,
-            flush=True,
+            " and starting the workers again goes on from there"
         )
         # The main thread may wait for the lost worker in native code, so nothing gentler ends it.
         os._exit(ClusterError.exit_code)

@@ -19,6 +19,10 @@ from types import FrameType, ModuleType
 from trainer.errors import Interrupted, TrainerError
 
 
+# Where standard error goes while `quiet_stderr` holds it back.
+_shown_on: list[int] = []
+
+
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Holds back what is written to file descriptor 2, and shows it only if the block raises.
@@ -34,6 +38,7 @@ def quiet_stderr() -> Iterator[None]:
     with tempfile.TemporaryFile() as held:
         sys.stderr.flush()
         os.dup2(held.fileno(), 2)
+        _shown_on.append(saved)
         try:
             yield
         except Exception as error:
@@ -44,8 +49,14 @@ def quiet_stderr() -> Iterator[None]:
             os.write(2, held.read())
             raise
         finally:
+            _shown_on.remove(saved)
             os.dup2(saved, 2)
             os.close(saved)
+
+
+def last_words(text: str) -> None:
+    """Writes a line on standard error, held back or not, by a thread that is about to end the process."""
+    os.write(_shown_on[0] if _shown_on else 2, f"{text}\n".encode())
 
 
 def import_tensorflow() -> ModuleType:
@@ -135,6 +146,11 @@ class StopSignals:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._handle)
         return self
+
+    def take_back(self) -> None:
+        """Installs the handlers anew: TensorFlow's cluster takes SIGTERM for itself."""
+        for number in self._before:
+            signal.signal(number, self._handle)
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():

@@ -101,4 +101,9 @@ def help_text() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    exit_code = main(sys.argv)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # closed by whoever read it
+            stream.flush()
+    # Everything is on disk; TensorFlow's own way out takes time, and waits for other workers.
+    os._exit(exit_code)
