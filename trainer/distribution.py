@@ -86,7 +86,7 @@ def _from_tf_config(text: str) -> Cluster:
     if len(set(everyone)) < len(everyone):
         raise refuse("names the same address twice")
     kind, index = task.get("type"), task.get("index")
-    if kind not in cluster:
+    if not isinstance(kind, str) or kind not in cluster:
         raise refuse(f"says this task is a {kind!r}, which its cluster does not list")
     if isinstance(index, str) and index.isdecimal():
         index = int(index)

@@ -1,4 +1,4 @@
-"""The story of a run, top to bottom: data, workers, devices, training, then test, export, pictures."""
+"""The story of a run: data, workers, devices, training, then test, export and pictures."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def run(
     if cluster.is_chief and not _trained_to_the_end(config, dataset):
         plan.record(settled, dataset)
     _introduce(settled, dataset, console)
-    # Importing matplotlib takes as long as an epoch; the compiled loop leaves Python idle meanwhile.
+    # Importing matplotlib takes as long as an epoch; the compiled loop leaves Python idle then.
     figures = _in_background(functools.partial(importlib.import_module, "trainer.figures"))
     try:
         _train_and_finish(settled, dataset, recorded, figures, peers, console, stop)

@@ -1,4 +1,4 @@
-"""The outer loop: between two calls of the compiled one it reports, validates, saves, and stops when asked to."""
+"""The outer loop: between calls of the compiled one it reports, validates, saves and may stop."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def _summarize_start(run: Run) -> None:
 
 
 def first_digits(run: Run, count: int = 128) -> Any:
-    """Returns uint8 [count, 28, 28]: the first training digits of the run, as they are trained on."""
+    """Returns the run's first training digits as they are trained on: uint8 [count, 28, 28]."""
     plan = run.plan
     batches = pipeline.training_batches(
         run.dataset.train_images[: plan.examples],

@@ -1,4 +1,4 @@
-"""The line between the workers of a run, beside TensorFlow's own: who is there, who agrees, who is lost.
+"""The line between workers, beside TensorFlow's own: who is there, who agrees, who is lost.
 
 TensorFlow finds out slowly or not at all that a worker never came, differs or froze, and does not
 say which. So every two workers keep a connection of their own. It is made on the address that the
@@ -143,8 +143,8 @@ class Peers:
                     for name in names
                 )
                 raise UsageError(
-                    f"{self._names([other])} differs from worker {self._cluster.index} in {differing};"
-                    " start all workers with the same flags, code and data"
+                    f"{self._names([other])} differs from worker {self._cluster.index} in"
+                    f" {differing}; start all workers with the same flags, code and data"
                 )
 
     def _listen(self) -> socket.socket:
@@ -278,7 +278,7 @@ class Peers:
         self._send(b"bye\n")
 
     def explain(self, error: Exception) -> ClusterError:
-        """Returns what to raise for a failed collective, after the time it takes to see who is lost.
+        """Returns what to raise for a failed collective, once the watch had time to see why.
 
         A worker that is lost ends this process meanwhile, and says which it was.
         """

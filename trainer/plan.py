@@ -1,4 +1,4 @@
-"""What is settled before the first step: what `auto` became, how many steps there are, and the record of it all.
+"""What is settled before the first step: what `auto` became, how many steps, and its record.
 
 Apart from the job because the loop needs it as well.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import os
 import re
@@ -49,11 +50,9 @@ class Recorded:
 
 def default_path(dataset: str, model: str) -> str:
     """Returns a new path `runs/<dataset>-<model>-<time>`."""
-    path = os.path.join("runs", f"{dataset}-{model}-{time.strftime('%Y%m%d-%H%M%S')}")
-    taken = (f"{path}-{number}" for number in range(2, 1000))
-    while os.path.lexists(path):
-        path = next(taken)
-    return path
+    first = os.path.join("runs", f"{dataset}-{model}-{time.strftime('%Y%m%d-%H%M%S')}")
+    paths = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
+    return next(path for path in paths if not os.path.lexists(path))
 
 
 def open_for(config: Config, *, is_chief: bool = True) -> Recorded | None:

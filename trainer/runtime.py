@@ -18,7 +18,6 @@ from types import FrameType, ModuleType
 
 from trainer.errors import Interrupted, TrainerError
 
-
 # Where standard error goes while `quiet_stderr` holds it back.
 _shown_on: list[int] = []
 
@@ -55,7 +54,7 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def last_words(text: str) -> None:
-    """Writes a line on standard error, held back or not, by a thread that is about to end the process."""
+    """Writes a line on standard error, even if that is held back: the process is about to end."""
     os.write(_shown_on[0] if _shown_on else 2, f"{text}\n".encode())
 
 

@@ -248,7 +248,7 @@ class Trainer:
         return np.concatenate(parts) if parts else np.zeros((0, 10), np.float32)
 
     def any_worker(self, here: bool) -> bool:
-        """Returns whether `here` is true on any worker; every worker has to ask at the same time."""
+        """Returns whether `here` is true on any worker; all have to ask at the same time."""
         return self._sum_over_workers(int(here)) > 0
 
     def from_chief(self, value: int) -> int:
