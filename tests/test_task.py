@@ -1,6 +1,4 @@
 """The entry: a wrong invocation is one line, its exit code, and no wait for TensorFlow."""
-TensorFlow.
-"""
 
 from __future__ import annotations
 
