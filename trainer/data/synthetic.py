@@ -1,5 +1,5 @@
-"""Digits drawn by the project itself, for machines that cannot get MNIST: strokes as control points,
-bent at random, inked and normalised the way MNIST's digits are.
+"""Digits drawn by the project itself, for machines that cannot get MNIST: strokes as control
+points, bent at random, inked and normalised the way MNIST's digits are.
 
 Apart from the other sources because nothing is read: the glyph table below is all the data.
 """
@@ -7,13 +7,15 @@ Apart from the other sources because nothing is read: the glyph table below is a
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 
 import numpy as np
 
 from trainer.runtime import available_cpus
 
-# One line a way of writing the digit: (how common it is, its strokes). A stroke is a list of "x,y" that the pen
-# passes, in per cent of the digit's height, y downwards; "!" marks a sharp corner, anything else is a smooth curve.
+# One line a way of writing the digit: (how common it is, its strokes). A stroke is a list of "x,y"
+# that the pen passes, in per cent of the digit's height, y downwards; "!" marks a sharp corner, all
+# else is a smooth curve; ";" lifts the pen.
 GLYPHS: dict[int, tuple[tuple[float, str], ...]] = {
     0: (
         (3, "50,0 20,12 5,50 20,90 48,100 78,90 93,50 80,12 52,0"),
@@ -117,8 +119,8 @@ GLYPHS: dict[int, tuple[tuple[float, str], ...]] = {
 
 FIELD = 28  # pixels, the side of an image
 DIGIT = 19.2  # pixels from edge to edge of the longest side: 20 with the soft edges, as in MNIST
-BLOCK = 1000  # examples drawn from one random stream: what is drawn does not depend on the number of threads
-POINTS = 72  # places on a digit where the pen leaves ink: less than a pixel apart, or strokes turn to pearls
+BLOCK = 1000  # examples from one random stream, whatever the number of threads
+POINTS = 72  # places of a digit that get ink: about a pixel apart, or strokes turn to pearls
 
 
 def generate(
@@ -126,17 +128,19 @@ def generate(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draws a training and a test set of digits like MNIST's.
 
-    The images depend on `seed` alone: the first n of a longer set are the set of n, training and test set come from
-    different random streams, and neither threads nor processors change a pixel, as the drawing is made of uniform
-    random numbers, + - * / and square roots alone, which IEEE 754 rounds the same everywhere. Each class has 100 of
-    every `BLOCK` (1000) examples, in random order.
+    The images depend on `seed` alone: the first n of a longer set are the set of n, training and
+    test set come from different random streams, and neither threads nor processors change a pixel,
+    as all is made of uniform random numbers, + - * / and square roots, which IEEE 754 rounds the
+    same everywhere. Of every 1000 examples each class has 100, in random order.
 
     Args:
-      train_examples, test_examples: how many, at least 0.
+      train_examples: how many to train on, at least 0.
+      test_examples: how many to test on, at least 0.
       seed: at least 0.
 
     Returns:
-      Training images uint8 [n, 28, 28] (0 is paper, 255 ink), labels uint8 [n], test images, test labels.
+      Training images uint8 [n, 28, 28] (0 is paper, 255 ink), training labels uint8 [n], test
+      images, test labels.
     """
     with concurrent.futures.ThreadPoolExecutor(available_cpus()) as pool:
         sets = []
@@ -147,7 +151,7 @@ def generate(
             )
             images = np.empty((examples, FIELD, FIELD), np.uint8)
             labels = np.empty(examples, np.uint8)
-            for start, (block_images, block_labels) in zip(starts, blocks):
+            for start, (block_images, block_labels) in zip(starts, blocks, strict=True):
                 images[start : start + BLOCK] = block_images[: examples - start]
                 labels[start : start + BLOCK] = block_labels[: examples - start]
             sets += [images, labels]
@@ -155,13 +159,13 @@ def generate(
 
 
 def _draw_block(seed: int, split: int, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `BLOCK` examples number `block` of a split: images uint8 [BLOCK, 28, 28], labels uint8."""
+    """Block number `block` of a split: images uint8 [BLOCK, 28, 28], labels uint8 [BLOCK]."""
     rng = np.random.Generator(np.random.PCG64([seed, split, block]))
     labels = (rng.random(BLOCK).argsort(kind="stable") % 10).astype(np.uint8)
     glyphs = _choose_glyphs(rng, labels)
     points = _hand(rng, _pen_path(rng, glyphs))
-    radii = _pen_radii(rng, POINTS)
-    points = _place(rng, points, radii)
+    radii = _pen_radii(rng, BLOCK)
+    points = _place(points, radii)
     return _centre(_ink(rng, points, radii)), labels
 
 
@@ -183,7 +187,8 @@ class _GlyphTable:
       control: float [glyphs, most controls, 2], in units of the digit's height, around 0.
       stroke: int [glyphs, most controls], the stroke a control point belongs to.
       end: float [glyphs, most controls], 1 where a stroke starts or ends, else 0.
-      taps: int [glyphs, POINTS, 4] and weights: float [glyphs, POINTS, 4]: the four control points and their weights.
+      taps: int [glyphs, POINTS, 4], the four control points.
+      weights: float [glyphs, POINTS, 4], their weights.
     """
 
     def __init__(self, glyphs: dict[int, tuple[tuple[float, str], ...]]):
@@ -205,36 +210,35 @@ class _GlyphTable:
 
 
 def _compile(strokes: str) -> tuple[np.ndarray, ...]:
-    """One glyph's control points, their strokes, ends, and the taps and weights of its `POINTS` places."""
-    control, stroke, end, taps, weights = [], [], [], [], []
-    u = np.arange(16)[:, None] / 16
-    # Catmull-Rom: the curve passes its control points. https://en.wikipedia.org/wiki/Centripetal_Catmull-Rom_spline
-    basis = (
-        np.concatenate(
-            [-u + 2 * u**2 - u**3, 2 - 5 * u**2 + 3 * u**3, u + 4 * u**2 - 3 * u**3, u**3 - u**2],
-            axis=1,
-        )
-        / 2
+    """One glyph's control points, strokes and ends, and its places' taps and weights."""
+    control, stroke, end, taps, weights, fine_stroke = [], [], [], [], [], []
+    u = np.linspace(0, 1, 17)[:, None]
+    # Catmull and Rom's spline passes its control points; its four weights at u of the way from the
+    # second to the third: https://en.wikipedia.org/wiki/Cubic_Hermite_spline#Catmull-Rom_spline
+    v = 1 - u
+    basis = np.concatenate(
+        [-u * v * v, 2 - 5 * u * u + 3 * u * u * u, 2 - 5 * v * v + 3 * v * v * v, -u * u * v],
+        axis=1,
     )
     for number, text in enumerate(strokes.split(";")):
         words = text.split()
-        base, last = len(control), len(control) + len(words) - 1
+        first, last = len(control), len(control) + len(words) - 1
         control += [[float(value) / 100 for value in word.rstrip("!").split(",")] for word in words]
         stroke += [number] * len(words)
         end += [1.0] + [0.0] * (len(words) - 2) + [1.0]
-        bounds = [base] + [base + i for i, word in enumerate(words) if word.endswith("!")] + [last]
-        for low, high in zip(bounds, bounds[1:]):  # a corner ends one curve and starts the next
+        corners = [first + i for i, word in enumerate(words) if word.endswith("!")]
+        for low, high in itertools.pairwise([first, *corners, last]):  # a corner parts two curves
             for i in range(low, high):
                 taps += [[max(i - 1, low), i, i + 1, min(i + 2, high)]] * len(u)
-                weights += list(basis)
+                weights += list(basis / 2)
+                fine_stroke += [number] * len(u)
     control, taps, weights = np.array(control), np.array(taps), np.array(weights)
     control -= (control.max(0) + control.min(0)) / 2
-    path = (control[taps] * weights[..., None]).sum(1)
-    steps = np.sqrt(((path[1:] - path[:-1]) ** 2).sum(1))
-    steps[taps[1:, 1] != taps[:-1, 1]] *= np.array(
-        [stroke[a] == stroke[b] for a, b in zip(taps[1:, 2], taps[:-1, 2])]
-    )[taps[1:, 1] != taps[:-1, 1]]
+    fine = (control[taps] * weights[..., None]).sum(1)
+    steps = np.sqrt(((fine[1:] - fine[:-1]) ** 2).sum(1))
+    steps[np.diff(fine_stroke) != 0] = 0  # the pen is lifted
     length = np.concatenate([[0], np.cumsum(steps)])
+    # 1e-9 less, so that rounding does not push the last place beyond the end.
     places = np.searchsorted(length, np.linspace(0, length[-1], POINTS) - 1e-9)
     return control, np.array(stroke), np.array(end), taps[places], weights[places]
 
@@ -250,7 +254,7 @@ def _choose_glyphs(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
 
 
 def _pen_path(rng: np.random.Generator, glyphs: np.ndarray) -> np.ndarray:
-    """The places the pen passes, with unsteady control points: float [n, POINTS, 2], height about 1."""
+    """The places an unsteady pen passes: float [n, POINTS, 2], in units of the digit's height."""
     n, most = len(glyphs), _TABLE.control.shape[1]
     unsteady = (0.025 + 0.03 * rng.random((n, 1, 1))) * _bell(rng, n, most, 2)
     unsteady *= 1 + 0.8 * _TABLE.end[glyphs][..., None]
@@ -280,31 +284,29 @@ def _hand(rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
     return np.stack([cosine * (x - tangent * y), cosine * (y + tangent * x)], axis=-1)
 
 
-def _pen_radii(rng: np.random.Generator, points: int) -> np.ndarray:
-    """Half the width of the stroke in pixels, changing slowly along the path: float [BLOCK, points]."""
-    t = np.linspace(-1, 1, points)
-    level = (
-        0.9
-        + 1.0 * rng.random((BLOCK, 1))
-        + 0.35 * _bell(rng, BLOCK, 1) ** 2 * rng.random((BLOCK, 1))
-    )
-    slope, curve = 0.1 * _bell(rng, 2, BLOCK, 1)
+def _pen_radii(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Half the stroke's width in pixels, changing slowly along the path: float [n, POINTS]."""
+    t = np.linspace(-1, 1, POINTS)
+    level = 0.8 + 0.9 * rng.random((n, 1)) + 0.35 * _bell(rng, n, 1) ** 2 * rng.random((n, 1))
+    slope, curve = 0.1 * _bell(rng, 2, n, 1)
     return level * (1 + slope * t + curve * (1.5 * t * t - 0.5))
 
 
-def _place(rng: np.random.Generator, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Scales the digits to `DIGIT` pixels with their ink and puts them in the middle of the field."""
-    low, high = points.min(1), points.max(1)
-    longest = (high - low).max(1)
-    scale = (DIGIT - 2 * radii.max(1)) / longest
-    points = (points - ((low + high) / 2)[:, None]) * scale[:, None, None]
-    return points + FIELD / 2 - rng.random((len(points), 1, 2))
+def _place(points: np.ndarray, radii: np.ndarray) -> np.ndarray:
+    """Scales the digits with their ink to `DIGIT` pixels and fits them to the pixels, as in MNIST.
+
+    Pixels 4 to 23 hold the longest side; `_centre` moves it by whole pixels.
+    """
+    scale = (DIGIT - 2 * radii.max(1)) / (points.max(1) - points.min(1)).max(1)
+    points = points * scale[:, None, None]
+    margin = (FIELD - 1 - DIGIT) / 2
+    return points - (points - radii[..., None]).min(1, keepdims=True) + margin
 
 
 def _ink(rng: np.random.Generator, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Grey levels uint8 [n, 28, 28] of discs of `radii` pixels around `points`, with soft, uneven edges."""
+    """Discs of `radii` pixels around `points` with soft, uneven edges: uint8 [n, 28, 28]."""
     n = len(points)
-    blackness = (0.55 + 0.35 * rng.random((n, 1, 1))).astype(np.float32)
+    blackness = (0.6 + 0.45 * rng.random((n, 1, 1))).astype(np.float32)
     noise = rng.random((n, FIELD + 1, FIELD + 1), np.float32)
     noise = noise[:, 1:, 1:] + noise[:, 1:, :-1] + noise[:, :-1, 1:] + noise[:, :-1, :-1] - 2
     noise *= (0.25 * rng.random((n, 1, 1))).astype(np.float32)
@@ -312,14 +314,15 @@ def _ink(rng: np.random.Generator, points: np.ndarray, radii: np.ndarray) -> np.
     images = np.empty((n, FIELD, FIELD), np.uint8)
     for start in range(0, n, 100):  # as many as the processor's cache holds
         part = slice(start, start + 100)
-        # The examples come last: long rows for numpy. The square of the distance to a disc's centre is a sum of a
-        # column's part and a row's part; less the square of the radius it is 0 on the edge, so the least is the ink's.
+        # The squared distance to a disc's centre is a column's part plus a row's part; less the
+        # squared radius it is 0 on the disc's edge, so the least of all discs is 0 on the ink's.
+        # The examples come last to give numpy long rows.
         columns = (points[part, :, 0].T[:, None] - pixels) ** 2
         rows = (points[part, :, 1].T[:, None] - pixels) ** 2 - (radii[part].T ** 2)[:, None]
         columns, rows = columns.astype(np.float32), rows.astype(np.float32)
         least = np.full((FIELD, FIELD, columns.shape[-1]), np.inf, np.float32)
         power = np.empty_like(least)
-        for column, row in zip(columns, rows):
+        for column, row in zip(columns, rows, strict=True):
             np.add(column[None], row[:, None], out=power)
             np.minimum(least, power, out=least)
         radius = radii[part].mean(1).astype(np.float32)
@@ -330,7 +333,7 @@ def _ink(rng: np.random.Generator, points: np.ndarray, radii: np.ndarray) -> np.
 
 
 def _centre(images: np.ndarray) -> np.ndarray:
-    """Moves each image by whole pixels so that its centre of mass rounds to pixel (14, 14), as in MNIST."""
+    """Moves images by whole pixels: the centre of mass rounds to pixel (14, 14), as in MNIST."""
     mass = images.sum((1, 2), dtype=np.int64)
     place = np.arange(FIELD)
     shifts = []
