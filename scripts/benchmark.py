@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Measures what the README states, with real MNIST and whole processes.
+
+  scripts/benchmark.py results --model mlp --seeds 5     a row of the results table
+  scripts/benchmark.py jobs --repeats 3                  the whole job against scripts/peers/
+  scripts/benchmark.py jobs --peer mine='python my.py'   ... or against any other program
+  scripts/benchmark.py pipeline                          the input pipeline alone
+
+A peer prints JSON lines, the last with `wall_seconds`. Jobs take turns, and medians are compared,
+because machines are noisy; so is everything that runs beside this.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one measurement and prints its table; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    results_parser = commands.add_parser("results", help="accuracy and time over several seeds")
+    results_parser.add_argument("--model", default="mlp")
+    results_parser.add_argument("--epochs", type=int, default=5)
+    results_parser.add_argument("--seeds", type=int, default=5)
+    jobs_parser = commands.add_parser("jobs", help="whole processes, taking turns")
+    jobs_parser.add_argument("--repeats", type=int, default=3)
+    keras_fit = f"keras_fit={shlex.quote(sys.executable)} scripts/peers/keras_fit.py"
+    jobs_parser.add_argument("--peer", action="append", metavar="NAME=COMMAND")
+    commands.add_parser("pipeline", help="examples a second that the input pipeline delivers")
+    options = parser.parse_args(argv)
+    if options.command == "results":
+        results(options.model, options.epochs, options.seeds)
+    elif options.command == "jobs":
+        jobs(options.repeats, options.peer or [keras_fit])
+    else:
+        pipeline_alone()
+    return 0
+
+
+def results(model: str, epochs: int, seeds: int) -> None:
+    """Prints a run for each seed, then means."""
+    rows = []
+    for seed in range(1, seeds + 1):
+        row, _ = train(f"--model={model}", f"--epochs={epochs}", f"--seed={seed}")
+        rows.append(row)
+        print(
+            f"seed {seed}: test {row['test_accuracy']:.2%}, training {row['train_seconds']:.1f} s,"
+            f" whole job {row['wall_seconds']:.1f} s, {row['examples_per_second']:,} digits/s",
+            flush=True,
+        )
+    accuracies = [row["test_accuracy"] for row in rows]
+    spread = statistics.stdev(accuracies) if seeds > 1 else 0.0
+    print(
+        f"{model}, {epochs} epochs, {rows[0]['parameters']:,} parameters, mean of {seeds} seeds:"
+        f" test {statistics.mean(accuracies):.2%} (standard deviation {spread:.2%});"
+        f" medians: training {_median(rows, 'train_seconds'):.1f} s,"
+        f" whole job {_median(rows, 'wall_seconds'):.1f} s,"
+        f" {_median(rows, 'examples_per_second'):,.0f} digits/s"
+    )
+
+
+def train(*flags: str) -> tuple[dict, float]:
+    """Runs `trainer.task` as a process; returns its metrics and its wall time in seconds."""
+    with tempfile.TemporaryDirectory() as directory:
+        run = pathlib.Path(directory) / "run"
+        command = [sys.executable, "-m", "trainer.task", f"--model_dir={run}", "--dataset=mnist"]
+        _, seconds = timed([*command, *flags])
+        return json.loads((run / "metrics.json").read_text()), seconds
+
+
+def timed(command: Sequence[str]) -> tuple[str, float]:
+    """Runs a command in the project's directory; returns its output and wall time in seconds."""
+    started = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout, time.perf_counter() - started
+
+
+def jobs(repeats: int, peers: Sequence[str]) -> None:
+    """Prints median wall times of whole processes, and their ratio."""
+    commands: dict[str, Callable[[], float]] = {"trainer.task": lambda: train()[1]}
+    for peer in peers:
+        name, _, command = peer.partition("=")
+        commands[name] = _peer(shlex.split(command))
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for turn in range(repeats):
+        for name, run in commands.items():
+            seconds[name].append(run())
+            print(f"turn {turn + 1}: {name} {seconds[name][-1]:.1f} s", flush=True)
+    ours = statistics.median(seconds["trainer.task"])
+    for name, all_seconds in seconds.items():
+        median = statistics.median(all_seconds)
+        print(f"{name}: median {median:.1f} s; trainer.task takes {ours / median:.2f} of it")
+
+
+def _peer(command: Sequence[str]) -> Callable[[], float]:
+    return lambda: timed(command)[1]
+
+
+def pipeline_alone() -> None:
+    """Prints what the input pipeline delivers when nothing consumes it, for each augmentation."""
+    from trainer import data, pipeline
+    from trainer.recipes import AUGMENTATIONS
+
+    mnist = data.load("mnist")
+    for augment in AUGMENTATIONS:
+        batches = iter(
+            pipeline.training_batches(
+                mnist.train_images,
+                mnist.train_labels,
+                global_batch_size=128,
+                seed=1,
+                augment=augment,
+                first_step=0,
+                last_step=100_000,
+                steps_per_loop=100,
+            )
+        )
+        next(batches)
+        times = []
+        for _ in range(20):
+            started = time.perf_counter()
+            next(batches)
+            times.append(time.perf_counter() - started)
+        print(f"augment={augment}: {12_800 / statistics.median(times):,.0f} digits/s")
+
+
+def _median(rows: Sequence[dict], name: str) -> float:
+    return statistics.median(row[name] for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
