@@ -18,7 +18,7 @@ from trainer.config import Config
 from trainer.console import Console
 from trainer.data import Dataset
 from trainer.distribution import Cluster
-from trainer.errors import ClusterError
+from trainer.errors import UsageError
 from trainer.peers import FinishedError, Peers
 from trainer.plan import Plan
 from trainer.run_directory import Recorded
@@ -68,8 +68,9 @@ def run(
             return
     settled = plan.settle(config, cluster, dataset, recorded)
     stop.take_back()
-    if cluster.is_chief and not _trained_to_the_end(config, dataset):
-        plan.record(settled, dataset)
+    if cluster.is_chief:
+        trained = recorded and _trained_to_the_end(config, dataset)
+        plan.record(settled, dataset, recorded.settled if trained else None)
     _introduce(settled, dataset, console)
     # Importing matplotlib takes as long as an epoch; the compiled loop leaves Python idle then.
     figures = _in_background(functools.partial(importlib.import_module, "trainer.figures"))
@@ -196,7 +197,15 @@ def _train_and_finish(
     if progress:
         console.line(f"resumed at step {progress.step:,}")
     elif config.resume == "must" and damaged:
-        raise ClusterError("no checkpoint can be read; restore one or start a new run")
+        raise UsageError(
+            f"--resume=must, but none of the {len(damaged)} checkpoints in {config.model_dir} can"
+            " be read; restore one, or let --resume=auto begin again"
+        )
+    if progress and progress.step > settled.total_steps:
+        raise UsageError(
+            f"{config.model_dir} is at step {progress.step:,} already, past the"
+            f" {settled.total_steps:,} of --epochs={config.epochs}; ask for more epochs"
+        )
     summaries = None
     if is_chief:
         directory = storage.join(config.model_dir, run_directory.TENSORBOARD)

@@ -64,13 +64,18 @@ def examples_to_train_on(config: Config, dataset: Dataset) -> int:
     """Returns how many training examples are left beside those held out.
 
     Raises:
-      UsageError: if there are none.
+      UsageError: if there are none, or not a batch of them.
     """
     examples = len(dataset.train_labels) - config.validation_examples
     if examples < 1:
         raise UsageError(
             f"--validation_examples={config.validation_examples} leaves none of the"
             f" {len(dataset.train_labels)} training examples to train on; hold out fewer"
+        )
+    if config.batch_size > examples:
+        raise UsageError(
+            f"--batch_size={config.batch_size} is more than the {examples} training examples;"
+            f" use at most --batch_size={examples}"
         )
     return examples
 
@@ -103,8 +108,13 @@ def settle(config: Config, cluster: Cluster, dataset: Dataset, recorded: Recorde
     )
 
 
-def record(plan: Plan, dataset: Dataset) -> None:
+def record(plan: Plan, dataset: Dataset, settled: Mapping[str, Any] | None = None) -> None:
     """Makes the run's directory, clears it of what a killed process left, and writes `config.json`.
+
+    Args:
+      plan: of the run.
+      dataset: what it trains on.
+      settled: what was recorded before, if this process does not train any more.
 
     Raises:
       UsageError: if it cannot be written.
@@ -112,7 +122,7 @@ def record(plan: Plan, dataset: Dataset) -> None:
     import tensorflow as tf
 
     directory = plan.config.model_dir
-    settled = {
+    settled = settled or {
         "precision": plan.precision,
         "jit_compile": plan.jit_compile,
         "steps_per_loop": plan.steps_per_loop,
