@@ -137,7 +137,7 @@ def pip_settings(scratch: pathlib.Path) -> list[str]:
         settings.setdefault(key, value)
     file = scratch / "pip.conf"
     file.write_text(
-        "\n".join(["[global]", "quiet = 1", *(f"{key} = {settings[key]}" for key in settings)])
+        "\n".join(["[global]", "quiet = 2", *(f"{key} = {settings[key]}" for key in settings)])
     )
     named = re.findall(r"(?:^|\s|file://)(/\S+)", "\n".join(settings.values()))
     # The packages lie beside the index that points to them.
@@ -194,6 +194,10 @@ class Pod:
         """SIGTERM, the grace period, then SIGKILL, as the kubelet does; returns the exit code."""
         call(*PODMAN, "stop", f"--time={self._grace_s}", self.name)
         return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, as when its node dies."""
+        call(*PODMAN, "kill", "--signal=KILL", self.name)
 
     def wait_for(self, what: Callable[[], object], timeout_s: float = 300) -> None:
         """Waits until `what()` holds; the end of the pod or of the time ends the program."""
@@ -395,15 +399,40 @@ def check(image: str, scratch: pathlib.Path) -> None:
         expect("... and the weights of the run that was not stopped", same, True, pod)
 
         network = stack.enter_context(bridge())
-        objects = manifests("multi-worker", "several", image, *flags)
-        workers = [start(objects, index=index, network=network) for index in (0, 1)]
-        for index, pod in enumerate(workers):
-            expect(f"worker {index} of overlays/multi-worker runs to the end", pod.wait(), 0, pod)
+
+        def start_workers(run: str) -> list[Pod]:
+            rendered = manifests("multi-worker", run, image, *flags)
+            return [start(rendered, index=index, network=network) for index in (0, 1)]
+
+        def expect_end(workers: list[Pod], code: int, when: str) -> None:
+            for pod in workers:
+                expect(f"{when}: {pod.name} leaves with {code}", pod.wait(), code, pod)
+
+        workers = start_workers("several")
+        expect_end(workers, 0, "two workers of overlays/multi-worker")
         several = metrics(runs / "several")
         say(f"   {several['workers']} workers, test accuracy {several['test_accuracy']}")
         together = (several["workers"], several["replicas"]) == (2, 2)
-        expect("... together", together, True, workers[0])
+        expect("... that trained together", together, True, workers[0])
 
+        newest = runs / "struck/checkpoints/checkpoint"
+        chief, other = workers = start_workers("struck")
+        chief.wait_for(newest.exists)
+        other.kill()
+        expect_end([chief], 138, "a worker killed")
+        before = newest.read_text()
+        for pod in workers:
+            pod.start()
+        chief.wait_for(lambda: newest.read_text() != before)
+        expect("a worker preempted leaves with 143", other.stop(), 143, other)
+        expect_end([chief], 143, "its peer")
+        for pod in workers:
+            pod.start()
+        expect_end(workers, 0, "both started again")
+        same = metrics(runs / "struck")["weights_sha256"] == several["weights_sha256"]
+        expect("... with the weights of the workers left in peace", same, True, chief)
+
+        objects = manifests("multi-worker", "several", image)
         board = start(objects, "Deployment", network=network)
         address = board.inspect("range .NetworkSettings.Networks}}{{.IPAddress}}{{end")
         board.wait_for(lambda: fetch(f"http://{address}:6006/data/runs"))
