@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -50,6 +51,10 @@ class _Saved(tf.train.experimental.PythonState):
         self.progress = Progress(**json.loads(string_value))
 
 
+# What TensorFlow raises for files that are cut, altered or of another model.
+_DAMAGE = (tf.errors.OpError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+
+
 class Checkpoints:
     """The checkpoints of a run, in the layout of `tf.train.CheckpointManager`.
 
@@ -63,6 +68,7 @@ class Checkpoints:
         self._directory = directory
         self._saved = _Saved(Progress())
         self._checkpoint = tf.train.Checkpoint(progress=self._saved, **items)
+        _drop_damaged_list(directory)
         self._manager = tf.train.CheckpointManager(
             self._checkpoint,
             directory,
@@ -108,7 +114,7 @@ class Checkpoints:
         path = storage.join(self._directory, f"{run_directory.CHECKPOINT_PREFIX}{step}")
         try:
             self._checkpoint.restore(path).assert_existing_objects_matched()
-        except (tf.errors.OpError, AssertionError, ValueError, TypeError) as error:
+        except _DAMAGE as error:
             return f"{path} ({str(error).splitlines()[0][:120]})"
         return None
 
@@ -116,3 +122,12 @@ class Checkpoints:
         """Writes a checkpoint of this moment and drops the oldest beyond the number to keep."""
         self._saved.progress = progress
         self._manager.save(checkpoint_number=progress.step)
+
+
+def _drop_damaged_list(directory: str) -> None:
+    """Removes the list that the manager keeps if it cannot be read, for the manager would fail."""
+    try:
+        tf.train.get_checkpoint_state(directory)
+    except ValueError:
+        with contextlib.suppress(OSError, tf.errors.NotFoundError):  # another worker was faster
+            storage.remove(storage.join(directory, "checkpoint"))

@@ -30,6 +30,7 @@ class Summaries:
         self._directory = directory
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         for part in PARTS:
+            storage.remove_leftovers(storage.join(directory, part))
             keep_events(storage.join(directory, part), step)
 
     def _writer(self, part: str) -> tf.summary.SummaryWriter:
