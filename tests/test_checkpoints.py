@@ -1,0 +1,133 @@
+"""Checkpoints: everything that training changes comes back, from the newest one that is whole."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.checkpoints import Checkpoints, Progress
+
+ROW = {"epoch": 1, "train_loss": 0.1 + 0.2, "validation_loss": None}
+
+
+def progress(step: int) -> Progress:
+    return Progress(step, 1.5, 100, 1.25, 0.1, 1 / 3, [ROW])
+
+
+def items() -> dict[str, object]:
+    variables = [tf.Variable(tf.zeros((50, 50))) for _ in range(3)]
+    return {"model": variables[:1], "momentum": variables[1:]}
+
+
+def values(found: dict[str, object]) -> list[float]:
+    variables = [*found["model"], *found["momentum"]]
+    assert all(len(np.unique(variable)) == 1 for variable in variables)
+    return [float(variable[0, 0]) for variable in variables]
+
+
+def save(directory: pathlib.Path | str, steps: list[int], keep: int = 3) -> None:
+    """Saves what training changes as it might be at some steps: variable i is step + i."""
+    kept = items()
+    checkpoints = Checkpoints(str(directory), kept, keep)
+    for step in steps:
+        for i, variable in enumerate([*kept["model"], *kept["momentum"]]):
+            variable.assign(tf.fill((50, 50), float(step + i)))
+        checkpoints.save(progress(step))
+
+
+@pytest.fixture
+def place(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "run" / "checkpoints"
+
+
+def test_everything_comes_back_to_the_last_bit(place: pathlib.Path) -> None:
+    save(place, [10, 20])
+    found = items()
+    restored, damaged = Checkpoints(str(place), found, 3).restore()
+    assert (restored, damaged) == (progress(20), [])
+    assert values(found) == [20, 21, 22]
+
+
+def test_without_a_checkpoint_nothing_comes_back(place: pathlib.Path) -> None:
+    assert Checkpoints(str(place), items(), 3).restore() == (None, [])
+
+
+def test_only_the_newest_are_kept(place: pathlib.Path) -> None:
+    save(place, [10, 20, 30, 40], keep=2)
+    steps = {name for name in os.listdir(place) if name.endswith(".index")}
+    assert steps == {"step-30.index", "step-40.index"}
+
+
+def test_the_number_to_keep_holds_over_a_restart(place: pathlib.Path) -> None:
+    save(place, [10, 20], keep=2)
+    save(place, [30], keep=2)
+    steps = {name for name in os.listdir(place) if name.endswith(".index")}
+    assert steps == {"step-20.index", "step-30.index"}
+
+
+def test_damaged_ones_are_told_and_passed_over(place: pathlib.Path) -> None:
+    save(place, [10, 20, 30])
+    for step in (20, 30):
+        path = place / f"step-{step}.data-00000-of-00001"
+        path.write_bytes(path.read_bytes()[:-1000])
+    found = items()
+    restored, damaged = Checkpoints(str(place), found, 3).restore()
+    assert restored == progress(10)
+    assert values(found) == [10, 11, 12]
+    for step, text in zip((30, 20), damaged, strict=True):
+        assert str(place / f"step-{step}") in text
+    assert all("\n" not in text for text in damaged)
+
+
+def test_a_flipped_bit_is_damage(place: pathlib.Path) -> None:
+    save(place, [10, 20])
+    path = place / "step-20.data-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    content[15_000] ^= 1
+    path.write_bytes(content)
+    assert Checkpoints(str(place), items(), 3).restore()[0] == progress(10)
+
+
+def test_if_all_are_damaged_the_variables_stay_as_they_are(place: pathlib.Path) -> None:
+    save(place, [10, 20])
+    for path in place.glob("*.data-*"):
+        path.write_bytes(path.read_bytes()[:-1000])
+    found = items()
+    restored, damaged = Checkpoints(str(place), found, 3).restore()
+    assert (restored, len(damaged)) == (None, 2)
+    assert values(found) == [0, 0, 0]
+
+
+def test_a_checkpoint_of_another_model_is_damage(place: pathlib.Path) -> None:
+    save(place, [10])
+    other = {"model": [tf.Variable(tf.zeros((3, 3)))], "momentum": [], "more": tf.Variable(1.0)}
+    restored, damaged = Checkpoints(str(place), other, 3).restore()
+    assert (restored, len(damaged)) == (None, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense {", b"\xff\xfe\x00"])
+def test_a_damaged_list_of_checkpoints_hides_none(place: pathlib.Path, content: bytes) -> None:
+    save(place, [10, 20])
+    (place / "checkpoint").write_bytes(content)
+    found = items()
+    assert Checkpoints(str(place), found, 3).restore() == (progress(20), [])
+    assert values(found) == [20, 21, 22]
+
+
+def test_a_worker_restores_what_the_chief_did(place: pathlib.Path) -> None:
+    save(place, [10, 20])
+    found = items()
+    restored, _ = Checkpoints(str(place), found, 3).restore(lambda step: 10)
+    assert restored == progress(10)
+    assert values(found) == [10, 11, 12]
+
+
+def test_any_file_system_will_do() -> None:
+    place = "ram://checkpoints-test/run/checkpoints"
+    save(place, [10, 20])
+    found = items()
+    assert Checkpoints(place, found, 3).restore() == (progress(20), [])

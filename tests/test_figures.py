@@ -1,0 +1,76 @@
+"""The picture of predictions: a PNG of sensible size, with the mistakes marked and explained."""
+
+from __future__ import annotations
+
+import io
+
+import conftest
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer import figures
+
+
+def picture(
+    count: int, wrong: int, confidence: float = 0.9
+) -> tuple[Image.Image, np.ndarray, np.ndarray]:
+    """A picture of `count` digits of which the first `wrong` are misread."""
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    labels = rng.integers(0, 10, count)
+    read = labels.copy()
+    read[:wrong] = (read[:wrong] + 1) % 10
+    probabilities = np.full((count, 10), (1 - confidence) / 9)
+    probabilities[np.arange(count), read] = confidence
+    content = figures.predictions(images, labels, probabilities, title="a title")
+    return Image.open(io.BytesIO(content)), images, labels
+
+
+def share(image: Image.Image, color: str) -> float:
+    """The share of pixels that have a colour, given as #rrggbb."""
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    pixels = np.asarray(image.convert("RGB")).astype(int)
+    return float((np.abs(pixels - wanted).max(-1) < 8).mean())
+
+
+def test_mistakes_are_marked_and_right_answers_are_not() -> None:
+    none, some, all_ = (picture(40, wrong)[0] for wrong in (0, 5, 40))
+    assert share(none, figures.WRONG) == 0 < share(none, figures.RIGHT)
+    assert share(some, figures.WRONG) > 0
+    assert share(some, figures.RIGHT) > 0
+    assert share(all_, figures.RIGHT) == 0
+    assert share(all_, figures.WRONG) > share(some, figures.WRONG)
+
+
+@pytest.mark.parametrize(("count", "wrong"), [(1, 0), (1, 1), (7, 3), (500, 200)])
+def test_it_is_a_png_of_sensible_size_for_any_number_of_digits(count: int, wrong: int) -> None:
+    image = picture(count, wrong)[0]
+    image.load()
+    assert image.format == "PNG"
+    assert 800 <= image.width <= 2000
+    assert 100 <= image.height <= 2000
+
+
+def test_it_takes_more_room_only_for_mistakes_there_are() -> None:
+    assert picture(100, 0)[0].height < picture(100, 5)[0].height < picture(100, 30)[0].height
+
+
+def test_the_same_answers_give_the_same_picture() -> None:
+    one, other = (np.asarray(picture(50, 4)[0]) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.0, "100 %"), (0.9999, "99 %"), (0.995, "99 %"), (0.994, "99 %"), (0.5, "50 %"), (0, "0 %")],
+)
+def test_a_share_is_never_rounded_up_to_certainty(value: float, text: str) -> None:
+    assert figures.percent(value) == text
+
+
+def test_a_run_leaves_its_picture(trained: conftest.Run) -> None:
+    image = Image.open(trained.directory / "predictions.png")
+    image.load()
+    assert image.format == "PNG"
+    assert share(image, figures.WRONG) > 0
