@@ -66,15 +66,15 @@ def run(
         if recorded.finished(config.epochs):
             console.line(run_directory.finished_line(config, recorded))
             return
-    settled = plan.settle(config, cluster, dataset, recorded)
-    stop.take_back()
-    if cluster.is_chief:
-        trained = recorded and _trained_to_the_end(config, dataset)
-        plan.record(settled, dataset, recorded.settled if trained else None)
-    _introduce(settled, dataset, console)
-    # Importing matplotlib takes as long as an epoch; the compiled loop leaves Python idle then.
-    figures = _in_background(functools.partial(importlib.import_module, "trainer.figures"))
     try:
+        settled = plan.settle(config, cluster, dataset, recorded)
+        stop.take_back()
+        if cluster.is_chief:
+            trained = recorded and _trained_to_the_end(config, dataset)
+            plan.record(settled, dataset, recorded.settled if trained else None)
+        _introduce(settled, dataset, console)
+        # Importing matplotlib takes as long as an epoch; the compiled loop leaves Python idle then.
+        figures = _in_background(functools.partial(importlib.import_module, "trainer.figures"))
         _train_and_finish(settled, dataset, recorded, figures, peers, console, stop)
     except runtime.import_tensorflow().errors.OpError as error:
         if len(cluster.workers) == 1:
@@ -216,8 +216,11 @@ def _train_and_finish(
 
     with stop.deferred():
         ended = loop.train(this)
+        if not ended:
+            peers.leave_together()
     if not ended or stop.received is not None:
-        peers.say_goodbye()
+        if not is_chief:
+            peers.say_goodbye()
         raise stop.error(
             f"progress is saved at step {this.progress.step:,}; the same command goes on from there"
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import socket
 import threading
@@ -21,11 +22,12 @@ from trainer.errors import ClusterError, UsageError
 from trainer.runtime import last_words
 
 HEARTBEAT_S = 1.0
+_LOST = re.compile(rb"lost (\d{1,5}) ([ -~]{1,200})")
 # A greeting is a few kilobytes; more is no worker of ours.
 _GREETING_LIMIT = 1 << 16
 _GREETING_TIMEOUT_S = 5.0
 _RETRY_S = 0.3
-# After a worker said goodbye the others leave too, unless something went wrong.
+# What the others get, once the chief let them go, before it leaves without seeing them gone.
 _GOODBYE_GRACE_S = 10.0
 
 
@@ -68,7 +70,8 @@ class Peers:
         others = set(range(len(self._cluster.workers))) - {self._cluster.index}
         greeting = {"worker": self._cluster.index, "statement": dict(statement)}
         line = json.dumps(greeting).encode() + b"\n"
-        listener = self._listen() if max(others, default=-1) > self._cluster.index else None
+        # Nobody connects to the last worker; it listens to see whether its port is free.
+        listener = self._listen() if others else None
         threads = [
             threading.Thread(target=self._connect, args=(other, line), daemon=True)
             for other in others
@@ -203,8 +206,10 @@ class Peers:
         """Sends heartbeats and ends the process when a worker that is needed is lost."""
         now = time.monotonic()
         heard = dict.fromkeys(self._sockets, now)
-        leaving: dict[int, float] = {}
+        unread = dict.fromkeys(self._sockets, b"")
         next_beat = 0.0
+        # The last heartbeat before a worker froze may be a second older than that.
+        limit_s = self._silence_s - HEARTBEAT_S
         while self._sockets:
             now = time.monotonic()
             if now >= next_beat:
@@ -221,25 +226,34 @@ class Peers:
                 except OSError:
                     words = b""
                 heard[other] = time.monotonic()
-                if b"done" in words:
+                *lines, unread[other] = (unread[other] + words).split(b"\n")
+                if b"done" in lines:
+                    self.needs_nobody()
                     self._done.set()
-                if b"bye" in words:
-                    leaving[other] = time.monotonic() + _GOODBYE_GRACE_S
+                if b"bye" in lines:
+                    self._needed.discard(other)
+                for line in lines:
+                    if match := _LOST.fullmatch(line):
+                        self._told_lost(other, int(match[1]), match[2].decode())
                 if not words:
                     del self._sockets[other]
                     connection.close()
-                    if other not in leaving:
-                        self._lost(other, "its connection closed")
+                    self._lost(other, "its connection closed")
             for other, last in heard.items():
-                if other in self._sockets and now - last > self._silence_s:
+                if other in self._sockets and now - last > limit_s:
                     self._lost(other, f"it has been silent for {self._silence_s:g} s")
-            for other, until in leaving.items():
-                if now > until:
-                    self._lost(other, "it left before the end")
+
+    def _told_lost(self, teller: int, lost: int, how: str) -> None:
+        if lost == self._cluster.index:
+            self._lost(teller, f"it gave up on this worker, as {how}")
+        elif lost in range(len(self._cluster.workers)):
+            self._lost(lost, how)
 
     def _lost(self, other: int, how: str) -> None:
         if other not in self._needed:
             return
+        # Else a third worker might take the loss of this one, which follows, for the first.
+        self._send(f"lost {other} {how}\n".encode())
         last_words(
             f"error: {self._names([other])} was lost: {how}; progress is in the last checkpoint,"
             " and starting the workers again goes on from there"
@@ -256,10 +270,20 @@ class Peers:
 
     def needs_nobody(self) -> None:
         """From now on no worker's loss matters to this one."""
-        self._needed = set()
+        self._needed.clear()
+
+    def leave_together(self) -> None:
+        """Returns once the chief calls this too: it has saved, and this worker may leave.
+
+        Whoever left before would look lost to the chief.
+        """
+        if self._cluster.is_chief:
+            self.say_done()
+        else:
+            self.wait_until_done()
 
     def say_done(self) -> None:
-        """Tells the others that everything is published, and waits until they have gone."""
+        """Lets the others go, as the chief has nothing left to write, and waits until they have."""
         self.needs_nobody()
         self._send(b"done\n")
         deadline = time.monotonic() + _GOODBYE_GRACE_S
@@ -269,12 +293,13 @@ class Peers:
     def wait_until_done(self) -> None:
         """Waits for the chief's `say_done`; a chief that is lost before ends this process."""
         self._needed &= {0}
-        self._done.wait()
-        self.needs_nobody()
-        self.say_goodbye()
+        try:
+            self._done.wait()
+        finally:  # a signal may end the wait
+            self._send(b"bye\n")
 
     def say_goodbye(self) -> None:
-        """Tells the others that this worker leaves on purpose, as they are about to."""
+        """Tells the others, before the end, that nothing of this worker's is needed any more."""
         self._send(b"bye\n")
 
     def explain(self, error: Exception) -> ClusterError:
@@ -338,6 +363,8 @@ def _read_greeting(connection: socket.socket) -> tuple[int, Mapping[str, str]]:
     except (KeyError, TypeError, RecursionError):
         raise ValueError("not a greeting") from None
     if not isinstance(worker, int) or not isinstance(statement, dict):
+        raise ValueError("not a greeting")
+    if not all(isinstance(value, str) for value in statement.values()):
         raise ValueError("not a greeting")
     return worker, statement
 
