@@ -1,0 +1,141 @@
+"""The SavedModel: it answers alone as the trained model did, and is published only if it does."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import conftest
+import keras
+import numpy as np
+import pytest
+import runs
+import tensorflow as tf
+
+from trainer import export, models
+
+IMAGES = runs.tiny_arrays()[2]
+
+
+def test_a_script_with_nothing_but_tensorflow_reads_the_reported_accuracy(
+    trained: conftest.Run, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    program = """
+        import gzip, json, sys
+        import tensorflow as tf
+        model, data = sys.argv[1:]
+        def idx(name, shape, skip):
+            with gzip.open(f"{data}/t10k-{name}-ubyte.gz") as file:
+                return tf.reshape(tf.io.decode_raw(file.read()[skip:], tf.uint8), shape)
+        images, labels = idx("images-idx3", (-1, 28, 28), 16), idx("labels-idx1", (-1,), 8)
+        signatures = tf.saved_model.load(model).signatures
+        files = [tf.io.encode_png(image[..., None]) for image in images]
+        answers = {
+            "serving_default": signatures["serving_default"](images=images),
+            "serving_bytes": signatures["serving_bytes"](image_bytes=tf.stack(files)),
+        }
+        print(json.dumps({
+            name: {
+                "accuracy": float(tf.reduce_mean(tf.cast(
+                    answer["classes"] == tf.cast(labels, tf.int64), tf.float64
+                ))),
+                "types": sorted((k, v.dtype.name, list(v.shape)) for k, v in answer.items()),
+                "sums": float(tf.reduce_max(
+                    abs(tf.reduce_sum(answer["probabilities"], 1) - 1)
+                )),
+            }
+            for name, answer in answers.items()
+        }))
+        assert "trainer" not in sys.modules
+    """
+    steps = runs.metrics(trained.directory)["steps"]
+    model = trained.directory / "saved_model" / str(steps)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(model), str(tiny_dir)],
+        cwd=tmp_path,
+        env=runs.environment(TF_CPP_MIN_LOG_LEVEL="2"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for answer in json.loads(done.stdout).values():
+        assert answer["accuracy"] == runs.metrics(trained.directory)["test_accuracy"]
+        assert answer["types"] == [
+            ["classes", "int64", [runs.TEST]],
+            ["probabilities", "float32", [runs.TEST, 10]],
+        ]
+        assert answer["sums"] < 1e-5
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    return models.build("mlp", seed=3)
+
+
+def probabilities(model: keras.Model) -> np.ndarray:
+    return tf.nn.softmax(model(IMAGES.astype(np.float32) / 255)).numpy()
+
+
+def publish(model: keras.Model, directory: pathlib.Path, answers: np.ndarray, **more) -> str:
+    settings = {"images": IMAGES, "probabilities": answers, "precision": "float32"} | more
+    return export.publish(model, str(directory), 30, **settings)
+
+
+def test_what_answers_differently_is_not_published(
+    model: keras.Model, tmp_path: pathlib.Path
+) -> None:
+    answers = probabilities(model)
+    answers[5, 3] += 1e-3
+    with pytest.raises(RuntimeError, match="not published"):
+        publish(model, tmp_path, answers)
+    assert os.listdir(tmp_path) == []
+    answers[5, 3] = np.nan
+    with pytest.raises(RuntimeError, match="not published"):
+        publish(model, tmp_path, answers)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_refused_publication_leaves_the_old_one(
+    model: keras.Model, tmp_path: pathlib.Path
+) -> None:
+    path = publish(model, tmp_path, probabilities(model))
+    before = runs.snapshot(tmp_path)
+    with pytest.raises(RuntimeError):
+        publish(model, tmp_path, 1 - probabilities(model))
+    assert runs.snapshot(tmp_path) == before
+    assert publish(model, tmp_path, probabilities(model)) == path
+    assert os.listdir(tmp_path) == ["30"]
+
+
+def test_files_of_other_kinds_and_sizes_are_answered(
+    model: keras.Model, tmp_path: pathlib.Path
+) -> None:
+    path = publish(model, tmp_path, probabilities(model))
+    answer = tf.saved_model.load(path).signatures["serving_bytes"]
+    image = IMAGES[0][..., None]
+    large = np.repeat(np.repeat(image, 4, 0), 4, 1)
+    files = [
+        tf.io.encode_png(image),
+        tf.io.encode_png(large),
+        tf.io.encode_png(np.repeat(image, 3, 2)),
+        tf.io.encode_jpeg(large, quality=100, format="grayscale"),
+    ]
+    found = answer(image_bytes=tf.stack(files))
+    expected = probabilities(model)[0]
+    # Halving and doubling a picture, or JPEG's rounding, moves pixels by a grey level or so.
+    np.testing.assert_allclose(found["probabilities"], np.tile(expected, (4, 1)), atol=0.05)
+    assert len(set(found["classes"].numpy())) == 1
+    assert answer(image_bytes=tf.zeros((0,), tf.string))["probabilities"].shape == (0, 10)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_is_published_as_well(precision: str, tmp_path: pathlib.Path) -> None:
+    model = models.build("cnn", precision=precision, seed=3)
+    path = publish(model, tmp_path, probabilities(model), precision=precision)
+    answer = tf.saved_model.load(path).signatures["serving_default"](images=IMAGES[:3])
+    assert answer["probabilities"].dtype == tf.float32

@@ -1,0 +1,374 @@
+"""Runs as processes: killed, stopped and started again they end as one that was left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import pty
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+import runs
+
+# 90 steps, a checkpoint every third: wherever a run is killed, it is between two of them.
+FLAGS = (
+    *("--epochs=9", "--checkpoint_every=3", "--jit_compile=off", "--keep_checkpoints=2"),
+    *runs.FLAGS,
+)
+LAST = 90
+
+NOISE = re.compile(r"(?i)warning|cuda|onednn|Traceback|[IWE]0000|TF-TRT")
+
+
+def start(directory: pathlib.Path, data: pathlib.Path, *more: str, **options) -> subprocess.Popen:
+    """Starts the run of FLAGS as a process of its own."""
+    flags = (*FLAGS, f"--data_dir={data}", f"--model_dir={directory}", *more)
+    return runs.task(*flags, **options)
+
+
+@pytest.fixture(scope="module")
+def log(
+    tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[pathlib.Path, str]:
+    """A run with FLAGS that nobody disturbed, and what it wrote into its log."""
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start(directory, tiny_dir, stderr=subprocess.STDOUT)
+    out = process.communicate()[0]
+    assert process.returncode == 0, out
+    return directory, out
+
+
+@pytest.fixture(scope="module")
+def undisturbed(log: tuple[pathlib.Path, str]) -> pathlib.Path:
+    """The directory of a run with FLAGS that nobody disturbed."""
+    return log[0]
+
+
+def steps_saved(directory: pathlib.Path) -> int:
+    """The newest checkpoint's step, 0 for none."""
+    paths = directory.glob("checkpoints/step-*.index")
+    return max((int(re.search(r"\d+", path.stem)[0]) for path in paths), default=0)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Waits for a condition, while the process lives."""
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def curve_steps(directory: pathlib.Path) -> list[int]:
+    return runs.scalar_steps(directory / "tensorboard" / "train", "loss")
+
+
+def assert_as_if_undisturbed(directory: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """Weights, metrics, history and event files are those of the undisturbed run."""
+    assert runs.result(directory) == runs.result(undisturbed)
+    # Once each, in order, without a gap that the undisturbed run has not.
+    assert sorted(curve_steps(directory)) == curve_steps(undisturbed)
+    for part, tag in (("validation", "accuracy"), ("test", "loss")):
+        steps = runs.scalar_steps(directory / "tensorboard" / part, tag)
+        assert sorted(steps) == runs.scalar_steps(undisturbed / "tensorboard" / part, tag)
+    names = [str(path.relative_to(directory)) for path in directory.rglob("*")]
+    assert not [name for name in names if "partial" in name or "temp" in name.lower()]
+    assert set(os.listdir(directory)) == set(os.listdir(undisturbed))
+    saved = directory / "saved_model"
+    assert os.listdir(saved) == [str(LAST)]
+
+
+def kill_and_restart(
+    directory: pathlib.Path, data: pathlib.Path, kills: int, seed: int
+) -> list[int]:
+    """Kills the run at random moments, then lets it finish; returns the steps saved at each kill.
+
+    The moments are drawn over the steps, and a few milliseconds beyond, so that they hit training,
+    validation and saving alike, however fast the machine is.
+    """
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    saved = []
+    for target in sorted(chance.sample(range(1, LAST), kills)):
+        process = start(directory, data)
+        wait_until(lambda target=target: steps_saved(directory) >= target - 2, process)
+        time.sleep(chance.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        saved.append(steps_saved(directory))
+        print(f"killed at {saved[-1]}")
+    process = start(directory, data, "--resume=must")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert err == ""
+    assert f"resumed at step {saved[-1]}" in out
+    return saved
+
+
+def test_a_run_killed_twice_ends_as_if_nothing_had_happened(
+    undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    saved = kill_and_restart(directory, tiny_dir, 2, seed=time.time_ns() % 10_000)
+    assert runs.metrics(directory)["resumed_from_step"] == saved[-1]
+    assert_as_if_undisturbed(directory, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_run_killed_ten_times_ends_as_if_nothing_had_happened(
+    undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    kill_and_restart(directory, tiny_dir, 10, seed=time.time_ns() % 10_000)
+    assert_as_if_undisturbed(directory, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_of_the_clock_ends_as_if_nothing_had_happened(
+    undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The start and the end, export and pictures, are hit as well."""
+    directory = tmp_path / "run"
+    seed = time.time_ns() % 10_000
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    started = time.monotonic()
+    start(tmp_path / "once", tiny_dir).communicate()
+    usual = time.monotonic() - started
+    for _ in range(10):
+        process = start(directory, tiny_dir)
+        try:
+            process.communicate(timeout=chance.uniform(0.5, usual))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+    server_answer = start(directory, tiny_dir)
+    assert server_answer.communicate()[1] == ""
+    assert server_answer.returncode == 0
+    assert_as_if_undisturbed(directory, undisturbed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stopped:
+    """A process that a signal ended: exit code, output, and the step of its last checkpoint."""
+
+    code: int
+    out: str
+    step: int
+
+
+@pytest.fixture(scope="module")
+def stopped(
+    tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[pathlib.Path, list[Stopped]]:
+    """A run that got a SIGTERM on a terminal, then a Ctrl-C in a log; not finished."""
+    directory = tmp_path_factory.mktemp("stopped") / "run"
+    found = []
+    for number, step in ((signal.SIGTERM, 10), (signal.SIGINT, 40)):
+        ours, theirs = pty.openpty() if number == signal.SIGTERM else os.pipe()
+        process = start(directory, tiny_dir, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        wait_until(lambda step=step: steps_saved(directory) >= step, process)
+        process.send_signal(number)
+        said = b""
+        with contextlib.suppress(OSError):  # how a terminal says that the other end is closed
+            while content := os.read(ours, 10_000):
+                said += content
+        os.close(ours)
+        text = said.decode().replace("\r\n", "\n")
+        found.append(Stopped(process.wait(), text, steps_saved(directory)))
+    return directory, found
+
+
+@pytest.mark.parametrize(("which", "code", "name"), [(0, 143, "SIGTERM"), (1, 130, "SIGINT")])
+def test_a_signal_saves_the_progress_and_leaves_with_its_code(
+    stopped: tuple[pathlib.Path, list[Stopped]], which: int, code: int, name: str
+) -> None:
+    directory, found = stopped
+    process = found[which]
+    assert process.code == code, process.out
+    assert re.search(rf"error: stopped by {name}: .* step {process.step}; .*\n$", process.out)
+    if which:
+        assert f"resumed at step {found[0].step}\n" in process.out
+    assert 10 <= process.step < LAST
+    assert not (directory / "metrics.json").exists()
+
+
+def test_a_stopped_run_ends_as_if_nothing_had_happened(
+    stopped: tuple[pathlib.Path, list[Stopped]],
+    server: runs.TaskServer,
+    tiny_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    undisturbed: pathlib.Path,
+) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(stopped[0], directory)
+    server(*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}")
+    assert_as_if_undisturbed(directory, undisturbed)
+
+
+def test_a_terminal_shows_a_live_line(stopped: tuple[pathlib.Path, list[Stopped]]) -> None:
+    text = stopped[1][0].out
+    assert re.search(r"\r\x1b\[2K━+╸? *epoch 1/9  loss [\d.]+", text)
+    shown = [line.split("\r\x1b[2K")[-1] for line in text.split("\n")]
+    epochs = [line for line in shown if line.startswith("epoch ")]
+    assert len(epochs) == stopped[1][0].step // runs.STEPS_AN_EPOCH
+    assert not NOISE.search(text)
+
+
+def test_a_log_has_a_line_an_epoch_and_no_noise(log: tuple[pathlib.Path, str]) -> None:
+    directory, out = log
+    assert set(filter(lambda c: not c.isprintable(), out)) == {"\n"}
+    epochs = re.findall(r"^epoch (\d)/9  loss [\d.]+  accuracy [\d.]+%", out, re.M)
+    assert epochs == list("123456789")
+    assert out.startswith("data    mnist: 500 training, 100 validation, 130 test digits")
+    for said in (str(directory), "tensorboard --logdir", "python -m trainer.predict"):
+        assert said in out
+    assert not NOISE.search(out)
+
+
+def test_a_second_ctrl_c_leaves_at_once(tiny_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """While one call of the loop runs that takes minutes."""
+    flags = ("--model=cnn", "--augment=none", "--jit_compile=off", "--steps_per_loop=10000")
+    more = (f"--data_dir={tiny_dir}", "--validation_examples=0", "--batch_size=600")
+    process = runs.task(*flags, *more, "--epochs=5000", f"--model_dir={tmp_path}/run")
+    wait_until((tmp_path / "run" / "tensorboard" / "train").exists, process)
+    time.sleep(0.5)  # the first call is under way or about to be
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)  # against minutes
+    assert process.returncode == 130
+
+
+def test_a_signal_during_the_start_leaves_at_once(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    process = start(tmp_path / "run", tiny_dir)
+    time.sleep(1)  # the import of TensorFlow takes longer
+    process.send_signal(signal.SIGTERM)
+    assert re.fullmatch(r"error: stopped by SIGTERM: .*\n", process.communicate()[1])
+    assert process.returncode == 143
+
+
+def copy_of(run: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
+    """A copy of a finished run to which the end has not come yet."""
+    directory = place / "run"
+    shutil.copytree(run, directory)
+    (directory / "metrics.json").unlink()
+    return directory
+
+
+@pytest.mark.parametrize("damage", ["newest", "all"])
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
+    server: runs.TaskServer,
+    tiny_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    undisturbed: pathlib.Path,
+    damage: str,
+) -> None:
+    directory = copy_of(undisturbed, tmp_path)
+    steps = {"newest": [LAST], "all": [LAST, LAST - 3]}[damage]
+    for step in steps:
+        path = directory / "checkpoints" / f"step-{step}.data-00000-of-00001"
+        path.write_bytes(path.read_bytes()[:-1000])
+    answer = server(*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}")
+    told = re.findall(r"^warning: damaged checkpoint passed over: .*/step-(\d+)", answer.err, re.M)
+    assert told == [str(step) for step in steps]
+    assert answer.err.count("\n") == len(steps)
+    assert_as_if_undisturbed(directory, undisturbed)
+    resumed = runs.metrics(directory)["resumed_from_step"]
+    assert resumed == {"newest": LAST - 3, "all": None}[damage]
+
+
+def test_what_a_killed_process_left_is_cleared_away(
+    server: runs.TaskServer,
+    tiny_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    undisturbed: pathlib.Path,
+) -> None:
+    directory = copy_of(undisturbed, tmp_path)
+    curves = directory / "tensorboard" / "train"
+    event_file = next(curves.iterdir())
+    left = [
+        directory / ".partial-01234567-metrics.json",
+        directory / "saved_model" / ".partial-01234567-90" / "variables" / "variables.index",
+        curves / f".partial-01234567-{event_file.name}",
+        directory / "checkpoints" / "step-93_temp" / "part-00000-of-00001.index",
+        directory / "checkpoints" / "step-93.data-00000-of-00001.tempstate123",
+    ]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(event_file.read_bytes())
+    with open(event_file, "ab") as file:
+        file.write(b"\x18\x00\x00\x00\x00\x00\x00\x00half of a record")
+    server(*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}")
+    assert_as_if_undisturbed(directory, undisturbed)
+
+
+def test_a_finished_run_is_left_as_it_is(
+    server: runs.TaskServer, tiny_dir: pathlib.Path, undisturbed: pathlib.Path
+) -> None:
+    before = runs.snapshot(undisturbed)
+    flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={undisturbed}")
+    for epochs in ("--epochs=9", "--epochs=2"):
+        assert "finished already" in server(*flags, epochs).out
+    assert runs.snapshot(undisturbed) == before
+
+
+def test_more_epochs_continue_a_finished_run(
+    server: runs.TaskServer,
+    tiny_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    undisturbed: pathlib.Path,
+) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed, directory)
+    flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}", "--epochs=11")
+    assert f"resumed at step {LAST}" in server(*flags).out
+    found = runs.metrics(directory)
+    assert (found["epochs"], found["steps"], found["resumed_from_step"]) == (11, 110, LAST)
+    assert found["weights_sha256"] != runs.metrics(undisturbed)["weights_sha256"]
+    rows = runs.history(directory)
+    assert [row["epoch"] for row in rows] == [str(epoch) for epoch in range(1, 12)]
+    assert rows[:9] == runs.history(undisturbed)
+    assert curve_steps(directory) == sorted(set(curve_steps(directory)))
+    assert sorted(os.listdir(directory / "saved_model")) == ["110", str(LAST)]
+
+
+def test_fewer_epochs_than_it_has_come_are_refused(
+    server: runs.TaskServer,
+    tiny_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    undisturbed: pathlib.Path,
+) -> None:
+    directory = copy_of(undisturbed, tmp_path)
+    flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}")
+    assert "--epochs=2" in server(*flags, "--epochs=2", code=2).message
+
+
+def test_a_run_goes_on_with_other_devices_and_outlives_its_reader(
+    stopped: tuple[pathlib.Path, list[Stopped]],
+    tiny_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    undisturbed: pathlib.Path,
+) -> None:
+    """As `| head -1` does, the reader takes a line and leaves."""
+    directory = tmp_path / "run"
+    shutil.copytree(stopped[0], directory)
+    process = start(directory, tiny_dir, "--virtual_devices=2", "--steps_per_loop=7")
+    assert process.stdout.readline().startswith("data ")
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(), err) == (0, "")
+    found, expected = runs.metrics(directory), runs.metrics(undisturbed)
+    assert found["replicas"] == 2
+    # Sums over two devices round differently; what they round is the same.
+    assert found["test_loss"] == pytest.approx(expected["test_loss"], abs=1e-3)
