@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
 
+import conftest
 import pytest
+import runs
 
 from trainer import run_directory
 from trainer.config import Config
@@ -105,3 +108,102 @@ def test_checkpoints_are_found_by_their_files_newest_first(tmp_path: pathlib.Pat
     for name in ("step-9.index", "step-100.index", "step-7.data-00000-of-00001", "checkpoint"):
         (directory / name).touch()
     assert run_directory.checkpoint_steps(str(tmp_path)) == [100, 9]
+
+
+METRICS = {
+    **dict.fromkeys(("dataset", "model", "strategy", "precision", "weights_sha256"), str),
+    **dict.fromkeys(("parameters", "epochs", "steps", "examples_per_second", "seed"), int),
+    **dict.fromkeys(("examples_train", "examples_validation", "examples_test"), int),
+    **dict.fromkeys(("replicas", "workers"), int),
+    **dict.fromkeys(("test_loss", "test_accuracy", "validation_accuracy"), float),
+    **dict.fromkeys(("train_seconds", "wall_seconds"), float),
+    **dict.fromkeys(("jit_compile", "finished"), bool),
+    "resumed_from_step": type(None),
+}
+
+
+def test_a_finished_run_leaves_every_promised_file(trained: conftest.Run) -> None:
+    names = {"config.json", "checkpoints", "tensorboard", "saved_model"}
+    names |= {"predictions.png", "history.csv", "metrics.json"}
+    assert set(os.listdir(trained.directory)) == names
+    parts = {path.name for path in (trained.directory / "tensorboard").iterdir() if path.is_dir()}
+    assert parts == {"train", "validation", "test"}
+    assert os.listdir(trained.directory / "saved_model") == ["30"]
+
+
+def test_metrics_have_the_promised_names_and_types(trained: conftest.Run) -> None:
+    found = runs.metrics(trained.directory)
+    assert {name: type(value) for name, value in found.items()} == METRICS
+    assert found["finished"]
+    assert (found["dataset"], found["model"], found["epochs"]) == ("mnist", "mlp", 3)
+    assert (found["steps"], found["replicas"], found["workers"]) == (30, 1, 1)
+    assert found["parameters"] == 784 * 128 + 128 + 128 * 10 + 10
+    assert found["examples_train"] == runs.TRAIN - runs.VALIDATION
+    assert found["examples_validation"] == runs.VALIDATION
+    assert found["examples_test"] == runs.TEST
+    assert 0.2 < found["test_accuracy"] <= 1
+    assert 0 < found["train_seconds"] < found["wall_seconds"]
+    assert re.fullmatch("[0-9a-f]{64}", found["weights_sha256"])
+
+
+def test_history_has_the_epochs_of_the_run(trained: conftest.Run) -> None:
+    rows = runs.history(trained.directory)
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "10"), ("2", "20"), ("3", "30")]
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    last = float(rows[-1]["validation_accuracy"])
+    assert last == runs.metrics(trained.directory)["validation_accuracy"]
+
+
+def test_config_json_says_everything_that_decided_the_run(trained: conftest.Run) -> None:
+    found = json.loads((trained.directory / "config.json").read_text())
+    assert None not in {
+        found["config"][name] for name in ("batch_size", "learning_rate", "augment")
+    }
+    assert found["config"]["dataset"] == "mnist"
+    assert {"strategy", "devices", "workers", "replicas", "precision"} <= set(found["settled"])
+    assert {"trainer", "python", "tensorflow", "keras"} <= set(found["versions"])
+    assert set(found["data"]["sha256"]) == {
+        *("train_images", "train_labels", "test_images", "test_labels")
+    }
+
+
+def test_the_same_command_gives_the_same_weights(
+    server: runs.TaskServer, trained: conftest.Run, tmp_path: pathlib.Path
+) -> None:
+    server(*trained.flags, f"--model_dir={tmp_path}/again")
+    assert runs.result(tmp_path / "again") == runs.result(trained.directory)
+
+
+def test_a_diverged_run_is_told_and_keeps_its_last_checkpoint(
+    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    flags = (*runs.FLAGS, "--learning_rate=1e38", "--warmup=0", "--checkpoint_every=1")
+    more = ("--jit_compile=off", f"--data_dir={tiny_dir}", f"--model_dir={tmp_path}/run")
+    answer = server(*flags, *more, code=2)
+    assert "step 2" in answer.message
+    assert "--learning_rate=1e+38" in answer.message
+    assert run_directory.checkpoint_steps(str(tmp_path / "run")) == [1]
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_run_without_validation_in_half_precision_finishes(
+    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    flags = ("--model=cnn", "--precision=bfloat16", "--jit_compile=off", "--batch_size=200")
+    more = (f"--data_dir={tiny_dir}", f"--model_dir={tmp_path}/run", "--epochs=1")
+    server(*flags, *more, "--validation_examples=0")
+    found = runs.metrics(tmp_path / "run")
+    assert (found["precision"], found["steps"], found["model"]) == ("bfloat16", 3, "cnn")
+    assert found["validation_accuracy"] is None
+    assert runs.history(tmp_path / "run")[0]["validation_loss"] == ""
+
+
+def test_a_run_can_live_anywhere_that_tensorflow_reads(
+    server: runs.TaskServer, tiny_dir: pathlib.Path
+) -> None:
+    """`ram://` lives as long as the process that answers, so it says whether the run is there."""
+    flags = (*runs.FLAGS, "--jit_compile=off", f"--data_dir={tiny_dir}", "--model_dir=ram://a/run")
+    assert "saved_model" in server(*flags, "--epochs=1").out
+    assert "finished already" in server(*flags, "--epochs=1").out
+    assert "resumed at step 10" in server(*flags, "--epochs=2").out
+    assert "--seed=2" in server(*flags, "--seed=2", code=2).message
