@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pathlib
+import random
+import re
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 import runs
-from cluster import Workers, steps, temporary_files, wait_until
+from cluster import PATIENCE_S, Workers, steps, temporary_files, tf_config, wait_until
+from data_mirror import gz_files, write
 
 # The same for 1, 2, 3 and 4 replicas: eleven steps an epoch.
 FLAGS = (*runs.FLAGS, "--batch_size=48")
@@ -31,6 +42,10 @@ def trains(directory: pathlib.Path, beyond: int = 0) -> None:
     wait_until(lambda: steps(directory)[:1] > [beyond], f"there is a checkpoint beyond {beyond}")
 
 
+def numbers(row: dict[str, str]) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items()}
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A run of three epochs on two virtual devices."""
@@ -43,7 +58,6 @@ def test_two_workers_that_are_stopped_killed_and_started_again_equal_two_devices
     undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     directory = tmp_path / "run"
-    # The loss of each step is needed by nobody, so more epochs only make time to disturb them.
     args = flags(tiny_dir, directory, "--epochs=3", "--peer_timeout_s=20")
     with Workers(2, *args, "--checkpoint_every=1") as workers:
         trains(directory)
@@ -76,6 +90,9 @@ def test_two_workers_that_are_stopped_killed_and_started_again_equal_two_devices
     assert temporary_files(directory) == []
 
     here, there = runs.result(directory), runs.result(undisturbed)
+    for row, other in zip(here.pop("history"), there.pop("history"), strict=True):
+        # Means over an epoch are added up call by call of the loop, and the calls were others.
+        assert numbers(row) == pytest.approx(numbers(other), rel=1e-6)
     different = {name for name in here if here[name] != there[name]}
     assert different == {"strategy", "workers"}
     assert here["workers"] == 2
@@ -85,3 +102,342 @@ def test_two_workers_that_are_stopped_killed_and_started_again_equal_two_devices
     # A worker that starts after the end has nothing to wait for.
     with Workers(2, *args, start=(1,)) as workers:
         assert workers.left(1)[1].code == 0
+
+
+def launch(count: int, *args: str, restart: bool = True, **options: object) -> subprocess.Popen:
+    """Starts `scripts/launch_local.py`, its lines piped."""
+    launcher = runs.ROOT / "scripts" / "launch_local.py"
+    more = ["--restart"] if restart else []
+    return subprocess.Popen(
+        [sys.executable, str(launcher), f"--workers={count}", *more, "--", *args],
+        env=runs.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def processes_with(text: str) -> list[int]:
+    """Returns the ids of the processes whose command line contains `text`."""
+    found = []
+    for entry in pathlib.Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and text.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Returns the processes that a process has started and that are still there."""
+    path = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
+    with contextlib.suppress(OSError):
+        return [int(child) for child in path.read_text().split()]
+    return []
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+
+
+EPOCHS_OF_CHAOS = 400
+
+
+@pytest.fixture(scope="module")
+def long_undisturbed(
+    tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """A run of many epochs on three virtual devices; three workers take about a minute."""
+    directory = tmp_path_factory.mktemp("undisturbed") / "run"
+    alone(*flags(tiny_dir, directory, f"--epochs={EPOCHS_OF_CHAOS}", "--virtual_devices=3"))
+    return directory
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 20), (signal.SIGTERM, 10)])
+def test_signals_at_random_moments_to_random_workers_change_nothing(
+    number: signal.Signals,
+    times: int,
+    long_undisturbed: pathlib.Path,
+    tiny_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+) -> None:
+    """A worker that leaves is started again by the launcher, as by a Job."""
+    seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
+    print(f"CHAOS_SEED={seed}")
+    rng, directory = random.Random(seed), tmp_path / "run"
+    total = runs.metrics(long_undisturbed)["steps"]
+    launcher = launch(3, *flags(tiny_dir, directory, f"--epochs={EPOCHS_OF_CHAOS}"))
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.extend(launcher.stdout), daemon=True)
+    reader.start()
+    sent = step = 0
+    try:
+        while sent < times and launcher.poll() is None:
+            # A start takes about 8 s on two idle cores, so some signals come before the first
+            # step; near the end they all do, or the run would end before the last of them.
+            time.sleep(rng.uniform(0, 12 if step < 0.8 * total else 4))
+            step = max(steps(directory), default=0)
+            if workers := children(launcher.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rng.choice(workers), number)
+                    sent += 1
+                    print(f"{number.name} {sent} at step {step} of {total}")
+        code = launcher.wait(PATIENCE_S)
+    finally:
+        launcher.send_signal(signal.SIGTERM)
+    reader.join(PATIENCE_S)
+    words = "".join(said)
+    assert (code, sent) == (0, times), words[-4000:]
+    assert "Traceback" not in words
+    found, expected = runs.metrics(directory), runs.metrics(long_undisturbed)
+    assert found["weights_sha256"] == expected["weights_sha256"]
+    assert found["steps"] == expected["steps"]
+    assert len(runs.history(directory)) == EPOCHS_OF_CHAOS
+    assert temporary_files(directory) == []
+    wait_until(lambda: not processes_with(str(directory)), "no process is left", 15)
+
+
+@pytest.mark.slow
+def test_each_worker_stops_at_the_same_step_on_ctrl_c(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    with Workers(2, *flags(tiny_dir, directory, ENDLESS)) as workers:
+        trains(directory)
+        before = steps(directory)[0]
+        workers.send(0, signal.SIGINT)
+        left = workers.left()
+    assert (left[0].code, left[1].code) == (130, 143)
+    (step,) = {re.search(r"saved at step ([\d,]+);", worker.err)[1] for worker in left.values()}
+    assert int(step.replace(",", "")) == steps(directory)[0] >= before
+
+
+@pytest.mark.slow
+def test_a_frozen_worker_is_given_up_within_the_timeout(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    args = flags(tiny_dir, directory, ENDLESS, "--peer_timeout_s=8")
+    with Workers(3, *args) as workers:
+        trains(directory)
+        workers.send(1, signal.SIGSTOP)
+        for left in workers.left(0, 2, within_s=8).values():
+            assert left.code == 138
+            assert f"worker 1 ({workers.addresses[1]}) was lost" in left.err
+            assert left.err.count("\n") == 1
+        workers.send(1, signal.SIGCONT)
+        assert workers.left(1, within_s=15)[1].code == 138
+
+
+@pytest.mark.slow
+def test_workers_that_differ_all_refuse_and_name_what_differs(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(runs.ROOT / "trainer", other / "trainer")
+    with (other / "trainer" / "loop.py").open("a") as file:
+        file.write("# edited\n")
+    images, *rest = runs.tiny_arrays()
+    write(other / "data", gz_files((255 - images, *rest)))
+    args = flags(tiny_dir, directory)
+    with Workers(3, *args, start=(0, 2)) as workers:
+        env = runs.environment(TF_CONFIG=tf_config(workers.addresses, 1))
+        more = (f"--data_dir={other / 'data'}", "--seed=2")
+        workers.running[1] = runs.task(*args, *more, cwd=other, env=env)
+        for left in workers.left().values():
+            assert left.code == 2
+            for name in ("--seed", "data (", "code ("):
+                assert name in left.err
+            assert "worker 1" in left.err
+            assert left.err.count("\n") == 1
+    assert not directory.exists()
+
+
+@pytest.mark.slow
+def test_a_worker_that_never_comes_is_told_of(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    args = flags(tiny_dir, tmp_path / "run", "--cluster_timeout_s=3")
+    with Workers(3, *args, start=(0, 2)) as workers:
+        for left in workers.left().values():
+            assert left.code == 138
+            assert f"worker 1 ({workers.addresses[1]}) never came" in left.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_3_then_2_then_1_then_3_workers(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """Also over a damaged checkpoint. All see the same examples, so the losses stay the same."""
+    directory, plain = tmp_path / "run", tmp_path / "plain"
+    alone(*flags(tiny_dir, plain, "--epochs=40"))
+    args = flags(tiny_dir, directory, "--epochs=40")
+    saved = 0
+    for count in (3, 2, 1):
+        with Workers(count, *args, "--checkpoint_every=1") as workers:
+            trains(directory, saved + 20)
+            workers.send(count - 1, signal.SIGTERM)
+            assert {left.code for left in workers.left().values()} == {143}
+        saved = steps(directory)[0]
+        newest = next((directory / "checkpoints").glob(f"step-{saved}.data-*"))
+        newest.write_bytes(newest.read_bytes()[: 1000 * count])
+    with Workers(3, *args) as workers:
+        ended = workers.left()
+    assert [left.code for left in ended.values()] == [0, 0, 0]
+    assert "damaged checkpoint passed over" in ended[0].err
+    assert f"resumed at step {saved - 1:,}" in ended[0].out
+    found, expected = runs.metrics(directory), runs.metrics(plain)
+    assert (found["workers"], found["steps"]) == (3, expected["steps"])
+    for row, other in zip(runs.history(directory), runs.history(plain), strict=True):
+        assert row["step"] == other["step"]
+        # Sums in another order: a wrong example moves a loss by percents.
+        assert float(row["train_loss"]) == pytest.approx(float(other["train_loss"]), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_chief_that_dies_while_it_exports_finishes_alone(
+    undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    args = flags(tiny_dir, directory, "--epochs=3")
+    with Workers(2, *args) as workers:
+        exports = directory / "saved_model"
+        wait_until(lambda: list(exports.glob(".partial-*")), "the chief exports")
+        workers.send(0, signal.SIGKILL)
+        left = workers.left(1, within_s=15)[1]
+        assert left.code == 138
+        assert "worker 0" in left.err
+        workers.left(0)
+        assert not (directory / "metrics.json").exists()
+
+        workers.start(1)  # it waits for the chief, or for the end
+        workers.start(0)
+        assert {left.code for left in workers.left().values()} == {0}
+        found = runs.metrics(directory)
+        assert found["weights_sha256"] == runs.metrics(undisturbed)["weights_sha256"]
+        assert (found["workers"], found["strategy"]) == (2, "multi_worker")
+        assert temporary_files(directory) == []
+
+        for index in (0, 1):
+            workers.start(index, "--epochs=4")
+        assert {left.code for left in workers.left().values()} == {0}
+        assert runs.metrics(directory)["epochs"] == 4
+
+
+@pytest.mark.slow
+def test_only_the_chief_writes(tiny_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The other worker has the shared directory mounted read-only."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    mount = f"mount --bind {directory} {directory} && mount -o remount,ro,bind {directory}"
+    inside = ["unshare", "--mount", "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.run([*inside, mount], check=False).returncode:
+        pytest.skip("needs Linux and the right to mount: unshare --mount failed")
+    args = flags(tiny_dir, directory, "--epochs=2")
+    with Workers(2, *args, start=(0,)) as workers:
+        command = shlex.join([sys.executable, "-m", "trainer.task", *args])
+        workers.running[1] = subprocess.Popen(
+            [*inside, f"{mount} && ! touch {directory}/x 2>&- && exec {command}"],
+            cwd=runs.ROOT,
+            env=runs.environment(TF_CONFIG=tf_config(workers.addresses, 1)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        ended = workers.left()
+    assert [left.code for left in ended.values()] == [0, 0], ended
+
+
+@pytest.mark.slow
+def test_one_worker_and_two_have_the_same_loss_at_each_step(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    losses = []
+    for count in (1, 2):
+        directory = tmp_path / str(count)
+        args = flags(tiny_dir, directory, "--epochs=5", "--steps_per_loop=1")
+        with Workers(count, *args) as workers:
+            assert {left.code for left in workers.left().values()} == {0}
+        losses.append(scalars(directory / "tensorboard" / "train", "loss"))
+    one, two = losses
+    assert list(one) == list(two) == list(range(1, 56))
+    worst = max(abs(two[step] / one[step] - 1) for step in one)
+    print(f"largest relative difference of a loss: {worst:.1e}")
+    assert worst < 1e-4
+
+
+def scalars(directory: pathlib.Path, tag: str) -> dict[int, float]:
+    """Returns a curve of TensorBoard's: its value at each step."""
+    from tensorboard.util import tensor_util
+
+    return {
+        event.step: float(tensor_util.make_ndarray(value.tensor))
+        for event in runs.events(directory)
+        for value in event.summary.value
+        if value.tag == tag
+    }
+
+
+class Network:
+    """Two hosts as network namespaces, with a cable between them that can be cut."""
+
+    names = ("trainer-a", "trainer-b")
+    hosts = ("10.213.7.1", "10.213.7.2")
+
+    def __enter__(self) -> Network:
+        self._remove()
+        a, b = self.names
+        try:
+            for name in self.names:
+                self._ip(f"netns add {name}")
+                self._ip(f"-n {name} link set lo up")
+            self._ip(f"-n {a} link add cable type veth peer name cable netns {b}")
+            for name, host in zip(self.names, self.hosts, strict=True):
+                self._ip(f"-n {name} addr add {host}/24 dev cable")
+                self._ip(f"-n {name} link set cable up")
+        except (OSError, subprocess.CalledProcessError) as error:
+            self._remove()
+            pytest.skip(f"needs Linux, root and iproute2 to make hosts with a link: {error}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove()
+
+    def cut(self) -> None:
+        """Drops all packets from now on; no end of a connection gets to hear of it."""
+        for name in self.names:
+            self._ip(f"netns exec {name} tc qdisc add dev cable root blackhole")
+
+    def _ip(self, command: str) -> None:
+        subprocess.run(["ip", *command.split()], check=True, capture_output=True)
+
+    def _remove(self) -> None:
+        for name in self.names:
+            with contextlib.suppress(OSError, subprocess.CalledProcessError):
+                self._ip(f"netns del {name}")
+
+
+@pytest.mark.slow
+def test_workers_that_are_cut_off_from_each_other_leave(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    args = flags(tiny_dir, directory, ENDLESS, "--peer_timeout_s=8")
+    with Network() as network, Workers(2, *args, start=()) as workers:
+        workers.addresses = [f"{host}:2222" for host in network.hosts]
+        for index, name in enumerate(network.names):
+            workers.running[index] = subprocess.Popen(
+                ["ip", "netns", "exec", name, sys.executable, "-m", "trainer.task", *args],
+                cwd=runs.ROOT,
+                env=runs.environment(TF_CONFIG=tf_config(workers.addresses, index)),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        trains(directory)
+        network.cut()
+        for index, left in workers.left(within_s=8).items():
+            assert left.code == 138
+            assert f"worker {1 - index} ({workers.addresses[1 - index]}) was lost" in left.err
