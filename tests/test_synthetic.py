@@ -54,6 +54,13 @@ def test_fewer_examples_are_the_first_of_more(digits):
     np.testing.assert_array_equal(fewer[2], digits[2][:10])
 
 
+def test_the_digits_are_the_same_on_every_machine():
+    # Taken down once, with numpy 2.4 on x86-64; a change of the drawing has to change it.
+    assert digest(generate(3000, 100, seed=7)) == (
+        "2379a48dc48e4abcd1c166f9bb11f59892b8d9215037b7c52b5f4ab26df64e8d"
+    )
+
+
 def test_a_process_on_one_cpu_draws_the_same_digits():
     code = (
         "import os, sys, numpy as np\n"
@@ -119,7 +126,10 @@ def test_there_is_as_much_ink_as_in_mnist(digits):
 def accuracy_of_a_reader(
     images: np.ndarray, labels: np.ndarray, test_images: np.ndarray, test_labels: np.ndarray
 ) -> float:
-    """Trains ridge regression on squared-up random features, and reads the test images with it."""
+    """Reads the test images by ridge regression on 1000 random ReLU features of the others.
+
+    6000 of MNIST's training digits instead of synthetic ones teach it to read 0.93 of the others.
+    """
     mix = np.random.default_rng(0).normal(size=(784, 1000)).astype(np.float32) / 28
 
     def features(images: np.ndarray) -> np.ndarray:
@@ -131,10 +141,13 @@ def accuracy_of_a_reader(
 
 
 def test_the_classes_can_be_told_apart(digits):
-    assert accuracy_of_a_reader(*digits) > 0.85
+    # 0.92; unlike handwriting a good part of these digits is too odd to read for such a reader, but
+    # classes that look alike, or labels that belong to other images, cost 0.05 and more.
+    assert accuracy_of_a_reader(*digits) > 0.88
 
 
 def test_who_learned_on_them_reads_real_digits(digits, mnist_dir):
     mnist = load("mnist", str(mnist_dir))
     real = mnist.train_images[:5000], mnist.train_labels[:5000]
-    assert accuracy_of_a_reader(*digits[:2], *real) > 0.8
+    # 0.86; without the slant, or with one glyph a class, it is below the bound.
+    assert accuracy_of_a_reader(*digits[:2], *real) > 0.84
