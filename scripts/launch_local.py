@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Starts the workers of a run on this machine, as a cluster would, for trying things out and for tests.
+"""Starts the workers of a run on this machine, as a cluster would: to try it out, and for tests.
 
   scripts/launch_local.py --workers 3 -- --epochs 2 --model_dir runs/three
   scripts/launch_local.py --workers 2 --restart -- --model_dir runs/two   (starts again who died)
@@ -10,6 +10,7 @@ Everything after -- goes to trainer.task. The lines of worker i begin with [i].
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -33,7 +34,7 @@ GRACE_S = 30.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the workers to their end; returns 0 if all finished, else the first failure's exit code."""
+    """Runs the workers to their end; returns 0 if all finished, else the first failure's code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -60,6 +61,7 @@ class Launcher:
         self._starts = [0] * workers
         self._readers: list[threading.Thread] = []
         self._asked: int | None = None
+        self._ending = False
 
     def run(self) -> int:
         """Returns the exit code of the whole."""
@@ -78,7 +80,7 @@ class Launcher:
                 code = 128 - code if code < 0 else code  # ended by a signal, as shells have it
                 retryable = code >= RETRYABLE_FROM
                 if self._restart and retryable and self._may_start(index):
-                    print(f"[{index}] left with {code}, starting it again", flush=True)
+                    self._say(index, f"left with {code}, starting it again\n")
                     self._start(index)
                 elif code and not failure:
                     failure = code
@@ -89,10 +91,11 @@ class Launcher:
         return 128 + self._asked if self._asked is not None and failure else failure
 
     def _may_start(self, index: int) -> bool:
-        return self._asked is None and self._starts[index] < MAX_STARTS
+        return self._asked is None and not self._ending and self._starts[index] < MAX_STARTS
 
     def _start(self, index: int) -> None:
-        cluster = {"cluster": {"worker": self._addresses}, "task": {"type": "worker", "index": index}}
+        task = {"type": "worker", "index": index}
+        cluster = {"cluster": {"worker": self._addresses}, "task": task}
         process = subprocess.Popen(
             [sys.executable, "-m", "trainer.task", *self._flags],
             stdin=subprocess.DEVNULL,
@@ -109,13 +112,20 @@ class Launcher:
         )
         self._running[index] = process
         self._starts[index] += 1
+        if self._asked is not None:  # meanwhile
+            process.send_signal(self._asked)
         reader = threading.Thread(target=self._pass_on, args=(index, process.stdout), daemon=True)
         reader.start()
         self._readers.append(reader)
 
     def _pass_on(self, index: int, stream: BinaryIO) -> None:
         for line in stream:
-            sys.stdout.write(f"[{index}] {line.decode(errors='replace')}")
+            self._say(index, line.decode(errors="replace"))
+
+    def _say(self, index: int, line: str) -> None:
+        # A reader that has left stops no worker: what they write is still taken from them.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.write(f"[{index}] {line}")
             sys.stdout.flush()
 
     def _ask(self, number: int, frame: object) -> None:
@@ -125,6 +135,7 @@ class Launcher:
 
     def _end_all(self) -> None:
         """Ends the workers that are left: they are asked first, and killed after their grace."""
+        self._ending = True
         for process in self._running.values():
             process.terminate()
         deadline = time.monotonic() + GRACE_S
