@@ -154,9 +154,7 @@ def test_a_file_that_a_kill_cut_short_keeps_its_whole_records(
     keep_events(str(tmp_path / "train"), 100)
     steps = runs.scalar_steps(tmp_path / "train", "loss")
     assert steps == list(range(9 if lost < 60 else 8))
-    whole = path.read_bytes()
-    keep_events(str(tmp_path / "train"), 100)
-    assert path.read_bytes() == whole
+    assert len(list(tf.data.TFRecordDataset([str(path)]))) == 10  # DataLossError if one is cut
 
 
 def test_files_that_are_no_event_files_are_left_alone(tmp_path: pathlib.Path) -> None:
