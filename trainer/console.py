@@ -5,6 +5,8 @@ Apart from the job so that what is said and how it is shown are two things.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sys
 from typing import TextIO
@@ -63,3 +65,9 @@ class Console:
         except (OSError, ValueError):  # ValueError: the stream is closed
             if stream is self._out:
                 self._quiet, self._live = True, False
+            self._drop_buffered(stream)
+
+    def _drop_buffered(self, stream: TextIO) -> None:
+        """Keeps Python from failing, at its exit, over what could not be written."""
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
