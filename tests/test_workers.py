@@ -174,9 +174,18 @@ def test_signals_at_random_moments_to_random_workers_change_nothing(
     sent = step = 0
     try:
         while sent < times and launcher.poll() is None:
-            # A start takes about 8 s on two idle cores, so some signals come before the first
-            # step; near the end they all do, or the run would end before the last of them.
-            time.sleep(rng.uniform(0, 12 if step < 0.8 * total else 4))
+            # Half of them come while it trains, whatever time a start takes; near the end all come
+            # soon, or the run would end before the last of them.
+            if step < 0.8 * total and rng.random() < 0.5:
+                wait_until(
+                    lambda before=step: (
+                        steps(directory)[:1] > [before] or launcher.poll() is not None
+                    ),
+                    f"it trains on from step {step}",
+                )
+                time.sleep(rng.uniform(0, 2))
+            else:
+                time.sleep(rng.uniform(0, 8 if step < 0.8 * total else 4))
             step = max(steps(directory), default=0)
             if workers := children(launcher.pid):
                 with contextlib.suppress(ProcessLookupError):
