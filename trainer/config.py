@@ -194,6 +194,8 @@ class Config:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
         self.profile_range()
+        if self.model_dir == "":
+            raise UsageError("--model_dir is empty; name a directory, or leave the flag out")
         if self.dataset == "synthetic" and self.data_dir is not None:
             raise UsageError(
                 "--data_dir does not go with --dataset=synthetic, which is drawn and not read;"

@@ -94,7 +94,7 @@ def _prepare(
     said: list[str] = []
 
     def data_and_workers() -> tuple[Config, Cluster, Dataset]:
-        loaded = dataset or data.load(config.dataset, config.data_dir, notify=said.append)
+        loaded = dataset or data.load(_dataset_name(config), config.data_dir, notify=said.append)
         named = dataclasses.replace(
             config.resolved(),
             dataset=loaded.name,
@@ -118,6 +118,15 @@ def _prepare(
     finally:
         for text in said:
             console.warn(text)
+
+
+def _dataset_name(config: Config) -> str:
+    """Returns what to load: a run goes on with the data set that `auto` became when it began."""
+    if config.dataset == "auto" and config.model_dir and not config.data_dir:
+        recorded = run_directory.read(config.model_dir)
+        if recorded and recorded.config.get("dataset") in data.DATASETS:
+            return recorded.config["dataset"]
+    return config.dataset
 
 
 def _in_background(function: Callable[[], Any]) -> Future:

@@ -66,7 +66,7 @@ def train(run: Run) -> bool:
         _check_finite(run, result)
         _count(progress, result, seconds, plan.config.batch_size, warm=warm)
         warm = True
-        epoch = 1 + sum(progress.step > plan.epoch_end(e) for e in range(1, plan.config.epochs))
+        epoch = plan.epoch_under_way(progress.step - 1)
         _report(run, result, epoch, seconds)
         epoch_done = progress.step == plan.epoch_end(epoch)
         if epoch_done:
@@ -104,13 +104,12 @@ def _calls(run: Run) -> Iterator[tuple[Any, int, int, int]]:
             local_replicas=plan.devices.local_replicas,
         )
     )
-    edges = {plan.epoch_end(epoch) for epoch in range(1, config.epochs + 1)}
-    if profile:
-        edges |= {profile[0] - 1, profile[1]}
+    edges = (profile[0] - 1, profile[1]) if profile else ()
     for superbatch in batches if step < total else ():
         base = step // loop * loop
         while step < min(base + loop, total):
-            ends = [base + loop, *(edge for edge in edges if edge > step)]
+            epoch_end = plan.epoch_end(plan.epoch_under_way(step))
+            ends = [base + loop, epoch_end, *(edge for edge in edges if edge > step)]
             if config.checkpoint_every:
                 ends.append((step // config.checkpoint_every + 1) * config.checkpoint_every)
             end = min(ends)

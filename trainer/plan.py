@@ -49,6 +49,10 @@ class Plan:
         """Returns the step that ends an epoch; its last batch may reach into the next one."""
         return epoch_end(self.config, self.examples, epoch)
 
+    def epoch_under_way(self, step: int) -> int:
+        """Returns the epoch, counted from 1, in which the step after `step` steps falls."""
+        return step * self.config.batch_size // self.examples + 1
+
     @property
     def total_steps(self) -> int:
         """The step that ends the run."""

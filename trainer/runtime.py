@@ -34,7 +34,13 @@ def quiet_stderr() -> Iterator[None]:
     except OSError:  # the caller closed standard error: there is nothing to keep quiet
         yield
         return
-    with tempfile.TemporaryFile() as held:
+    try:
+        held_back = tempfile.TemporaryFile()  # noqa: SIM115, closed below
+    except OSError:  # nowhere to hold it: noise does less harm than no run
+        os.close(saved)
+        yield
+        return
+    with held_back as held:
         sys.stderr.flush()
         os.dup2(held.fileno(), 2)
         _shown_on.append(saved)

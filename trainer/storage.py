@@ -21,7 +21,7 @@ from trainer.runtime import import_tensorflow
 # begins with it.
 _TEMPORARY = re.compile(r"\.partial-[0-9a-f]{8}-")
 # What TensorFlow calls the parts of a checkpoint that it has not finished.
-_UNFINISHED = re.compile(r"(_temp|\.tempstate\d+)$")
+_UNFINISHED = re.compile(r"step-\d+.*(_temp|\.tempstate\d+)$")
 
 
 def is_local(path: str) -> bool:
@@ -146,5 +146,5 @@ def remove(path: str) -> None:
 def remove_leftovers(directory: str) -> None:
     """Removes the temporary files that a killed process left in `directory`."""
     for name in names_in(directory):
-        if _TEMPORARY.match(name) or _UNFINISHED.search(name):
+        if _TEMPORARY.match(name) or _UNFINISHED.match(name):
             remove(join(directory, name))
