@@ -8,11 +8,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 # Okabe and Ito's palette, told apart by every kind of colour vision: https://jfly.uni-koeln.de/color/
 INK, MUTED, RIGHT, WRONG = "#1b1b1b", "#6b6b6b", "#0072B2", "#D55E00"
 
-_COLUMNS, _ROWS, _CELL = 12, 3, 1.0
+_COLUMNS, _ROWS = 12, 3
+_UNIT = 32  # pixels of MNIST from one digit to the next
 
 
 def predictions(
@@ -34,68 +36,50 @@ def predictions(
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")]
     cells = _COLUMNS * _ROWS
     sections = [
-        ("As they come: the first digits of the test set", np.arange(min(cells, len(labels))))
+        ("As they come: the first digits of the test set", np.arange(min(cells, len(labels))), 44)
     ]
     if len(wrong):
         shown = surest[:cells]
         count = "all" if len(shown) == len(wrong) else f"the {len(shown)} it was surest of, of"
-        sections.append((f"Mistakes: {count} {len(wrong):,}", shown))
-    rows = sum(-(-len(chosen) // _COLUMNS) for _, chosen in sections)
-    line, row = 0.62, 1.42
-    height = 0.75 + len(sections) * line + rows * row
-    figure = Figure(figsize=(_COLUMNS * 0.92, height * 0.92), dpi=100, facecolor="white")
+        sections.append((f"Mistakes: {count} {len(wrong):,}", shown, 52))
+    line = 20
+    height = 24 + sum(line + _rows(chosen) * row for _, chosen, row in sections)
+    figure = Figure(figsize=(_COLUMNS * 0.92, height / _UNIT * 0.92), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(-0.1, _COLUMNS + 0.1), ylim=(height, 0))
     axes.axis("off")
-    axes.text(0.04, 0.5, title, fontsize=15, fontweight="bold", color=INK, va="center")
-    top = 0.75
-    for heading, chosen in sections:
-        axes.text(0.04, top + 0.36, heading, fontsize=11, color=MUTED, va="center")
+    axes.text(2, 14, title, fontsize=15, fontweight="bold", color=INK, va="center")
+    # All digits are pixels of one picture: drawn for themselves each would take as long as all.
+    paper = np.zeros((height, _COLUMNS * _UNIT), np.uint8)
+    top = 24
+    for heading, chosen, row in sections:
+        axes.text(2, top + 10, heading, fontsize=11, color=MUTED, va="center")
         top += line
         for place, example in enumerate(chosen):
-            x, y = place % _COLUMNS, top + place // _COLUMNS * row
-            _cell(
-                axes, x, y, images[example], labels[example], classes[example], confidence[example]
-            )
-        top += -(-len(chosen) // _COLUMNS) * row
-    axes.set(xlim=(-0.1, _COLUMNS + 0.1), ylim=(height, 0))
+            x, y = place % _COLUMNS * _UNIT + 2, top + place // _COLUMNS * row
+            paper[y : y + 28, x : x + 28] = images[example]
+            _caption(axes, x, y, labels[example], classes[example], confidence[example])
+        top += _rows(chosen) * row
+    axes.imshow(paper, cmap="gray_r", vmin=0, vmax=255, extent=(0, paper.shape[1], height, 0))
+    axes.set(xlim=(-2, paper.shape[1] + 2), ylim=(height, 0), aspect="auto")
     return png(figure)
 
 
-def _cell(axes, x: float, y: float, image, label: int, read: int, confidence: float) -> None:
+def _rows(chosen: np.ndarray) -> int:
+    return -(-len(chosen) // _COLUMNS)
+
+
+def _caption(axes, x: int, y: int, label: int, read: int, confidence: float) -> None:
+    """Frames the digit at (x, y) and writes below it what was read, how surely, and what it is."""
     right = label == read
-    axes.imshow(
-        image,
-        cmap="gray_r",
-        vmin=0,
-        vmax=255,
-        extent=(x + 0.06, x + 0.94, y + 0.88, y),
-        aspect="auto",
-    )
-    axes.add_patch(
-        Rectangle(
-            (x + 0.06, y),
-            0.88,
-            0.88,
-            fill=False,
-            linewidth=0.6 if right else 2.4,
-            edgecolor="#c8c8c8" if right else WRONG,
-        )
-    )
-    text = f"{read}" if right else f"{read}, is {label}"
-    axes.text(
-        x + 0.07,
-        y + 1.04,
-        text,
-        fontsize=10.5,
-        fontweight="bold",
-        color=RIGHT if right else WRONG,
-        va="center",
-    )
-    axes.text(
-        x + 0.93, y + 1.04, percent(confidence), fontsize=8.5, color=MUTED, va="center", ha="right"
-    )
+    frame = {"linewidth": 0.6, "edgecolor": "#c8c8c8"} if right else {"linewidth": 2.4}
+    axes.add_patch(Rectangle((x, y), 28, 28, fill=False, **{"edgecolor": WRONG} | frame))
+    bold = {"fontsize": 10.5, "fontweight": "bold", "va": "center"}
+    small = {"fontsize": 8.5, "color": MUTED, "va": "center"}
+    axes.text(x + 0.5, y + 33, f"{read}", color=RIGHT if right else WRONG, **bold)
+    axes.text(x + 27.5, y + 33, percent(confidence), ha="right", **small)
+    if not right:
+        axes.text(x + 0.5, y + 40, f"is a {label}", **small)
 
 
 def percent(share: float) -> str:
@@ -104,7 +88,11 @@ def percent(share: float) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """Returns the figure as a PNG file."""
+    """Returns the figure as a PNG file of at most 128 colours, a third of the size of millions."""
+    figure.canvas.draw()
+    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    picture.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        buffer, "PNG"
+    )
     return buffer.getvalue()
