@@ -48,16 +48,20 @@ def test_tensorboard_shows_the_curves_of_every_part(tensorboard: str) -> None:
     tags = get(tensorboard, "plugin/scalars/tags")
     curves = {run: set(found) for run, found in tags.items()}
     assert curves[run_name("train")] == {
-        *("loss", "accuracy", "gradient_norm", "learning_rate", "examples_per_second")
+        *("loss", "accuracy", "gradient_norm", "learning_rate"),
+        *("examples_per_second", "input_wait"),
     }
-    assert curves[run_name("validation")] == {"loss", "accuracy"}
-    assert curves[run_name("test")] == {"loss", "accuracy"}
+    by_class = {f"class_accuracy/{digit}" for digit in range(10)}
+    assert curves[run_name("validation")] == {"loss", "accuracy"} | by_class
+    assert curves[run_name("test")] == {"loss", "accuracy"} | by_class
 
 
 def test_tensorboard_shows_digits_configuration_and_graph(tensorboard: str) -> None:
     train = run_name("train")
     assert set(get(tensorboard, "plugin/images/tags")[train]) == {"input_digits"}
-    assert get(tensorboard, "plugin/text/tags")[train] == ["configuration"]
+    assert set(get(tensorboard, "plugin/text/tags")[train]) == {
+        *("configuration", "environment", "model")
+    }
     text = get(tensorboard, f"plugin/text/text?run={train}&tag=configuration")[0]["text"]
     for flag in ("batch_size", "learning_rate", "seed", "augment"):
         assert f"<td>{flag}</td>" in text

@@ -245,7 +245,7 @@ def finish(this: Run, figures: Future, resumed_from: int | None) -> None:
     """Touches the test set, once; then exports the model, draws the picture, writes the result."""
     import tensorflow as tf
 
-    from trainer import export, models
+    from trainer import board, export, models
     from trainer.training import evaluate
 
     settled, config, dataset, step = this.plan, this.plan.config, this.dataset, this.progress.step
@@ -253,7 +253,7 @@ def finish(this: Run, figures: Future, resumed_from: int | None) -> None:
     logits = this.trainer.logits(dataset.test_images)
     probabilities = tf.nn.softmax(logits).numpy()
     loss, accuracy = evaluate(logits, dataset.test_labels)
-    this.summaries.finish(config, {"loss": loss, "accuracy": accuracy}, step)
+    board.tested(this, probabilities, loss, accuracy)
 
     copy = models.build(config.model, precision=settled.precision, seed=config.seed)
     copy.set_weights(this.trainer.model.get_weights())

@@ -10,7 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer import pipeline, run_directory, storage
+from trainer import board, pipeline, run_directory, storage
 from trainer.checkpoints import Checkpoints, Progress
 from trainer.console import Console
 from trainer.data import Dataset
@@ -57,9 +57,9 @@ def train(run: Run) -> bool:
     """
     plan, progress = run.plan, run.progress
     if run.summaries and progress.step == 0:
-        _summarize_start(run)
+        board.begin(run)
     warm = False
-    for superbatch, base, begin, end in _calls(run):
+    for waited, (superbatch, base, begin, end) in _timed(_calls(run)):
         started = time.perf_counter()
         result = run.trainer.run(superbatch, base, begin, end)
         seconds = time.perf_counter() - started
@@ -67,7 +67,7 @@ def train(run: Run) -> bool:
         _count(progress, result, seconds, plan.config.batch_size, warm=warm)
         warm = True
         epoch = plan.epoch_under_way(progress.step - 1)
-        _report(run, result, epoch, seconds)
+        _report(run, result, epoch, seconds, waited)
         epoch_done = progress.step == plan.epoch_end(epoch)
         if epoch_done:
             _end_epoch(run, epoch)
@@ -80,6 +80,17 @@ def train(run: Run) -> bool:
         if stopping:
             return False
     return True
+
+
+def _timed(calls: Iterator[Any]) -> Iterator[tuple[float, Any]]:
+    """Yields each element with the seconds that it let one wait."""
+    while True:
+        asked = time.perf_counter()
+        try:
+            element = next(calls)
+        except StopIteration:
+            return
+        yield time.perf_counter() - asked, element
 
 
 def _calls(run: Run) -> Iterator[tuple[Any, int, int, int]]:
@@ -156,7 +167,7 @@ def _count(
         progress.steady_seconds += seconds
 
 
-def _report(run: Run, result: LoopResult, epoch: int, seconds: float) -> None:
+def _report(run: Run, result: LoopResult, epoch: int, seconds: float, waited: float) -> None:
     progress, config = run.progress, run.plan.config
     rate = result.steps * config.batch_size / seconds
     run.console.progress(
@@ -171,6 +182,7 @@ def _report(run: Run, result: LoopResult, epoch: int, seconds: float) -> None:
             "gradient_norm": result.gradient_norm,
             "learning_rate": float(run.trainer.learning_rate(progress.step - 1)),
             "examples_per_second": rate,
+            "input_wait": waited / (waited + seconds),
         }
         run.summaries.scalars("train", values, progress.step)
 
@@ -188,10 +200,8 @@ def _end_epoch(run: Run, epoch: int) -> None:
     if plan.config.validation_examples:
         logits = run.trainer.logits(images[plan.examples :])
         validation = evaluate(logits, labels[plan.examples :])
-        names = ("loss", "accuracy")
-        run.summaries.scalars(
-            "validation", dict(zip(names, validation, strict=True)), progress.step
-        )
+        board.validated(run, logits, *validation)
+    board.epoch(run)
     progress.history.append(
         {
             "epoch": epoch,
@@ -209,30 +219,3 @@ def _end_epoch(run: Run, epoch: int) -> None:
     if validation:
         text += f"   validation loss {validation[0]:.4f}  accuracy {validation[1]:.2%}"
     run.console.line(f"{text}   {progress.train_seconds:.1f} s")
-
-
-def _summarize_start(run: Run) -> None:
-    """Shows the first digits as the model will see them, the configuration and the graph."""
-    config = run.plan.config
-    run.summaries.record("train", "configuration", config.to_dict(), 0)
-    run.summaries.graph("train", run.trainer.inference_graph())
-    run.summaries.digits("train", "input_digits", first_digits(run), 0)
-
-
-def first_digits(run: Run, count: int = 128) -> Any:
-    """Returns the run's first training digits as they are trained on: uint8 [count, 28, 28]."""
-    plan = run.plan
-    batches = pipeline.training_batches(
-        run.dataset.train_images[: plan.examples],
-        run.dataset.train_labels[: plan.examples],
-        global_batch_size=count,
-        seed=plan.config.seed,
-        augment=plan.config.augment,
-        first_step=0,
-        last_step=1,
-        steps_per_loop=1,
-    )
-    images, _, *shifts = (part[0] for part in next(iter(batches)))
-    if shifts:
-        images = tf.cast(pipeline.shift(tf.cast(images, tf.float32), shifts[0]), tf.uint8)
-    return images.numpy()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from trainer import storage
-from trainer.config import Config
 
 PARTS = ("train", "validation", "test")
 
@@ -70,19 +69,73 @@ class Summaries:
         """Adds digits, uint8 [n, 28, 28], side by side."""
         self.image(part, name, digit_grid(images), step, f"{len(images)} digits")
 
-    def finish(self, config: Config, test: Mapping[str, float], step: int) -> None:
-        """Adds the result on the test set, and what the HParams page compares this run by."""
-        keep_events(storage.join(self._directory, "test"), step - 1)
-        self.scalars("test", test, step)
-        left_out = ("model_dir", "data_dir", "resume", "profile")
-        self.hyperparameters(
-            {
-                name: value
-                for name, value in config.to_dict().items()
-                if value is not None and name not in left_out
-            },
-            trial=config.model_dir,
+    def histograms(self, part: str, values: Mapping[str, np.ndarray], step: int) -> None:
+        """Adds the distribution of each array, of any shape, in 30 buckets."""
+        from tensorboard.plugins.histogram import metadata
+
+        with self._writer(part).as_default(step):
+            for name, array in values.items():
+                counts, edges = np.histogram(array[np.isfinite(array)], 30)
+                buckets = np.stack([edges[:-1], edges[1:], counts], 1)
+                tf.summary.write(name, buckets, metadata=_metadata(metadata, None, None))
+
+    def pr_curve(self, part: str, name: str, curve: np.ndarray, step: int) -> None:
+        """Adds a precision-recall curve: float [6, thresholds], as `board.pr_curve` returns it."""
+        from tensorboard.plugins.pr_curve import metadata
+
+        with self._writer(part).as_default(step):
+            about = _metadata(metadata, None, None, curve.shape[1])
+            tf.summary.write(name, curve.astype(np.float32), metadata=about)
+
+    def layout(self, part: str, categories: Mapping[str, Mapping[str, str]], step: int) -> None:
+        """Adds the layout of the Custom Scalars page: by category and chart, its curves' tags."""
+        from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+        layout = layout_pb2.Layout(
+            category=[
+                layout_pb2.Category(
+                    title=category,
+                    chart=[
+                        layout_pb2.Chart(
+                            title=title, multiline=layout_pb2.MultilineChartContent(tag=[tag])
+                        )
+                        for title, tag in charts.items()
+                    ],
+                )
+                for category, charts in categories.items()
+            ]
         )
+        with self._writer(part).as_default(step):
+            tf.summary.write(
+                metadata.CONFIG_SUMMARY_TAG,
+                tf.constant(layout.SerializeToString()),
+                metadata=_metadata(metadata),
+            )
+
+    def projector(
+        self, part: str, files: Mapping[str, bytes], *, name: str, shape: Sequence[int]
+    ) -> None:
+        """Writes what the projector shows: features.tsv, labels.tsv and digits.png."""
+        from tensorboard.plugins.projector import metadata, projector_config_pb2
+
+        config = projector_config_pb2.ProjectorConfig()
+        embedding = config.embeddings.add(
+            tensor_name=name,
+            tensor_shape=shape,
+            tensor_path="features.tsv",
+            metadata_path="labels.tsv",
+        )
+        embedding.sprite.image_path = "digits.png"
+        embedding.sprite.single_image_dim.extend([28, 28])
+        directory = storage.join(self._directory, part)
+        storage.make_directory(directory)
+        for file, content in files.items():
+            storage.write_bytes(storage.join(directory, file), content)
+        storage.write_text(storage.join(directory, metadata.PROJECTOR_FILENAME), str(config))
+
+    def begin_test(self, step: int) -> None:
+        """Drops what an earlier attempt at finishing said of the test set at this step."""
+        keep_events(storage.join(self._directory, "test"), step - 1)
 
     def hyperparameters(self, values: Mapping[str, Any], trial: str) -> None:
         """Adds what the HParams page compares runs by; it takes the metrics from the parts' curves.
@@ -111,6 +164,12 @@ class Summaries:
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
+
+
+def _metadata(plugin: Any, *about: Any) -> Any:
+    """What a plugin's `create_summary_metadata` makes, as TensorFlow's own kind of message."""
+    made = plugin.create_summary_metadata(*about)
+    return tf.compat.v1.SummaryMetadata.FromString(made.SerializeToString())
 
 
 def digit_grid(images: np.ndarray, columns: int = 16) -> np.ndarray:
