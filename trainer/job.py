@@ -242,10 +242,10 @@ def _train_and_finish(
 
 
 def finish(this: Run, figures: Future, resumed_from: int | None) -> None:
-    """Touches the test set, once; then exports the model, draws the picture, writes the result."""
+    """Touches the test set, once; then exports the model, draws the pictures, writes the result."""
     import tensorflow as tf
 
-    from trainer import board, export, models
+    from trainer import board, export, models, report
     from trainer.training import evaluate
 
     settled, config, dataset, step = this.plan, this.plan.config, this.dataset, this.progress.step
@@ -275,6 +275,14 @@ def finish(this: Run, figures: Future, resumed_from: int | None) -> None:
     storage.write_bytes(storage.join(config.model_dir, run_directory.PREDICTIONS), picture)
     this.summaries.close()
     metrics = _metrics(this, loss, accuracy, resumed_from)
+    report.write(
+        metrics,
+        directory=config.model_dir,
+        history=this.progress.history,
+        dataset=dataset,
+        probabilities=probabilities,
+        weights=this.trainer.model.get_weights(),
+    )
     run_directory.write_json(config.model_dir, run_directory.METRICS, metrics)
     _say_where(this, metrics, saved_model)
 
@@ -324,6 +332,6 @@ def _say_where(this: Run, metrics: Mapping[str, Any], saved_model: str) -> None:
         f"{f' at {rate:,} digits/s' if rate else ''}, {metrics['wall_seconds']:.1f} s in all"
     )
     say()
-    say(f"Everything is in {where}: predictions.png, history.csv, metrics.json, saved_model/")
+    say(f"Everything is in {where}: report.html, predictions.png, metrics.json, saved_model/")
     say(f"  see the curves   tensorboard --logdir {os.path.dirname(where) or where}")
     say(f"  read your own    python -m trainer.predict --model_dir {where} image.png")

@@ -145,7 +145,12 @@ def record(plan: Plan, dataset: Dataset, settled: Mapping[str, Any] | None = Non
     }
     try:
         storage.make_directory(directory)
-        for name in ("", run_directory.SAVED_MODEL, run_directory.CHECKPOINTS):
+        for name in (
+            "",
+            run_directory.SAVED_MODEL,
+            run_directory.CHECKPOINTS,
+            run_directory.FIGURES,
+        ):
             storage.remove_leftovers(storage.join(directory, name) if name else directory)
         run_directory.write_json(directory, run_directory.CONFIG, everything)
     except (OSError, tf.errors.OpError) as error:

@@ -23,7 +23,7 @@ from trainer.errors import UsageError
 
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
 CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
-PREDICTIONS = "predictions.png"
+PREDICTIONS, FIGURES, REPORT = "predictions.png", "figures", "report.html"
 CHECKPOINT_PREFIX = "step-"
 
 
