@@ -183,6 +183,11 @@ def events(directory: pathlib.Path) -> list[Any]:
     ]
 
 
+def points(directory: pathlib.Path) -> list[tuple[str, int]]:
+    """Returns tag and step of all that the event files in `directory` hold."""
+    return [(value.tag, event.step) for event in events(directory) for value in event.summary.value]
+
+
 def scalar_steps(directory: pathlib.Path, tag: str) -> list[int]:
     """Returns the steps at which a curve has points, in the order they lie in the event files."""
     return [
