@@ -27,7 +27,7 @@ def recorded(epochs: int = 5, finished: bool = True, **flags) -> Recorded:
 
 def write(directory: pathlib.Path, record: Recorded) -> None:
     parts = {"config": record.config, "settled": record.settled, "data": record.data}
-    run_directory.write_json(str(directory), "config.json", "figures", "report.html", parts)
+    run_directory.write_json(str(directory), "config.json", parts)
     run_directory.write_json(str(directory), "metrics.json", record.metrics)
 
 
