@@ -55,22 +55,18 @@ def begin(run: Run) -> None:
 
 
 def first_digits(run: Run, count: int = 128) -> np.ndarray:
-    """Returns the run's first training digits as they are trained on: uint8 [count, 28, 28]."""
-    plan = run.plan
-    batches = pipeline.training_batches(
-        run.dataset.train_images[: plan.examples],
-        run.dataset.train_labels[: plan.examples],
-        global_batch_size=count,
-        seed=plan.config.seed,
-        augment=plan.config.augment,
-        first_step=0,
-        last_step=1,
-        steps_per_loop=1,
-    )
-    images, _, *shifts = (part[0] for part in next(iter(batches)))
-    if shifts:
-        images = tf.cast(pipeline.shift(tf.cast(images, tf.float32), shifts[0]), tf.uint8)
-    return images.numpy()
+    """Returns the run's first training digits, distorted as in training: uint8 [count, 28, 28]."""
+    config, examples = run.plan.config, run.plan.examples
+    positions = tf.range(count, dtype=tf.int64)
+    order = pipeline.example_order(positions, examples=examples, seed=config.seed)
+    images = run.dataset.train_images[order.numpy()]
+    if config.augment == "none":
+        return images
+    (draws,) = pipeline.uniform_draws(tf.range(1, dtype=tf.int64), count, 0, count, config.seed)
+    if config.augment == "affine":
+        return pipeline.affine(images, draws).numpy()
+    moved = pipeline.shift(tf.cast(images, tf.float32), draws[:, :2] * pipeline.SHIFT)
+    return tf.cast(moved, tf.uint8).numpy()
 
 
 def validated(run: Run, logits: np.ndarray, loss: float, accuracy: float) -> None:
@@ -177,9 +173,11 @@ def _show_answers(
     if len(wrong):
         pictures = _digits(images[wrong], labels[wrong], probabilities[wrong])
         summaries.image(part, "mistakes", pictures, step, "those it was surest of")
-    for digit in range(10):
-        curve = pr_curve(labels == digit, probabilities[:, digit])
-        summaries.pr_curve(part, f"precision_recall/{digit}", curve, step)
+    curves = {
+        f"precision_recall/{digit}": pr_curve(labels == digit, probabilities[:, digit])
+        for digit in range(10)
+    }
+    summaries.pr_curves(part, curves, step)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def training_batches(
         shape = (steps_per_loop, batch)
         parts = [tf.ensure_shape(tf.cast(tf.gather(all_labels, chosen), tf.int32), shape)]
         if augment != "none":
-            draws = _draws(steps, global_batch_size, offset, batch, seed)
+            draws = uniform_draws(steps, global_batch_size, offset, batch, seed)
         if augment == "affine":
             flat = affine(tf.reshape(pixels, (-1, 28, 28)), tf.reshape(draws, (-1, _DRAWS)))
             pixels = tf.reshape(flat, tf.shape(pixels))
@@ -120,10 +120,18 @@ def example_order(positions: tf.Tensor, *, examples: int, seed: int) -> tf.Tenso
     return tf.reshape(order, tf.shape(positions))
 
 
-def _draws(
+def uniform_draws(
     steps: tf.Tensor, global_batch: int, offset: tf.Tensor, batch: int, seed: int
 ) -> tf.Tensor:
-    """Uniform float32 [steps, batch, _DRAWS] in [-1, 1), a function of (seed, step) alone."""
+    """Returns what `affine` takes, float32 [steps, batch, 6], a function of (seed, step) alone.
+
+    Args:
+      steps: int64 [steps].
+      global_batch: examples a step.
+      offset: the place in the global batch of the first example wanted.
+      batch: how many examples are wanted.
+      seed: of the run.
+    """
 
     def of_step(step: tf.Tensor) -> tf.Tensor:
         key = tf.stack([tf.constant(seed, tf.int64), step])
