@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -13,7 +14,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import trainer
-from trainer import data, plan, run_directory, runtime, storage
+from trainer import data, lock, plan, run_directory, runtime, storage
 from trainer.config import Config
 from trainer.console import Console
 from trainer.data import Dataset
@@ -60,6 +61,19 @@ def run(
     except FinishedError:
         console.line(f"{config.model_dir}: finished by the other workers")
         return
+    with lock.held(config.model_dir) if cluster.is_chief else contextlib.nullcontext():
+        _run_there(config, cluster, dataset, peers, console, stop)
+
+
+def _run_there(
+    config: Config,
+    cluster: Cluster,
+    dataset: Dataset,
+    peers: Peers,
+    console: Console,
+    stop: runtime.StopSignals,
+) -> None:
+    """The rest of the story, while no other process writes the directory."""
     recorded = run_directory.open_for(config, is_chief=cluster.is_chief)
     if recorded:
         run_directory.check_data(config, recorded, dataset.sha256)

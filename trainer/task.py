@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from trainer import distribution, run_directory, storage
+from trainer import distribution, lock, run_directory, storage
 from trainer.config import Config
 from trainer.console import Console
 from trainer.entry import printable
@@ -50,6 +50,8 @@ def _run(config: Config, stop: StopSignals) -> None:
         if recorded and recorded.finished(config.epochs):
             console.line(run_directory.finished_line(config, recorded))
             return
+        if config.model_dir and cluster.is_chief:
+            lock.refuse_if_held(config.model_dir)
     if config.data_dir and not os.path.isdir(os.path.expanduser(config.data_dir)):
         raise DataError(f"--data_dir={config.data_dir} is not a directory; give the one with MNIST")
 
