@@ -270,10 +270,22 @@ def test_resume_never_refuses_a_directory_that_holds_a_run(
         b"[]",
         b'{"config": 1}',
         b'{"config": {}, "settled": {}}',
+        b'{"config": {}, "settled": {}, "data": {"sha256": []}}',
+        b'{"config": {}, "settled": {"precision": "float8"}, "data": {}}',
         b"\xff\xfe",
         b"[" * 99999,
     ],
-    ids=["empty", "cut", "list", "no record", "incomplete", "no text", "nested"],
+    ids=[
+        "empty",
+        "cut",
+        "list",
+        "no record",
+        "incomplete",
+        "no sums",
+        "no precision",
+        "no text",
+        "nested",
+    ],
 )
 def test_a_damaged_config_json_is_named(
     entry: runs.TaskServer, tmp_path: pathlib.Path, content: bytes

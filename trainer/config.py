@@ -16,6 +16,7 @@ from trainer.errors import UsageError
 from trainer.recipes import AUGMENTATIONS, RECIPES
 
 RECIPE = "the model's recipe"
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def _flag(
@@ -152,7 +153,7 @@ class Config:
     precision: str = _flag(
         "auto",
         "what the layers compute in; float16 comes with loss scaling",
-        choices=("auto", "float32", "bfloat16", "float16"),
+        choices=("auto", *PRECISIONS),
     )
     jit_compile: str = _flag(
         "auto", "compile the training loop with XLA", choices=("auto", "on", "off")

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer import storage
-from trainer.config import Config
+from trainer.config import PRECISIONS, Config
 from trainer.errors import UsageError
 
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
@@ -96,6 +96,13 @@ def read(path: str) -> Recorded | None:
     config = _read_json(path, CONFIG, {"config": dict, "settled": dict, "data": dict})
     if config is None:
         return None
+    parts = {
+        "data.sha256": isinstance(config["data"].get("sha256", {}), dict),
+        "settled.precision": config["settled"].get("precision", "float32") in PRECISIONS,
+    }
+    for field, valid in parts.items():
+        if not valid:
+            raise _invalid(storage.join(path, CONFIG), field)
     metrics = _read_json(path, METRICS, {"finished": bool, "epochs": int})
     return Recorded(config["config"], config["settled"], config["data"], metrics)
 
@@ -115,10 +122,12 @@ def _read_json(directory: str, name: str, fields: Mapping[str, type]) -> dict[st
         raise UsageError(f"{path} is not a JSON object; move it away or give another --model_dir")
     for field, kind in fields.items():
         if not isinstance(record.get(field), kind):
-            raise UsageError(
-                f"{path} has no valid {field!r}; move it away or give another --model_dir"
-            )
+            raise _invalid(path, field)
     return record
+
+
+def _invalid(path: str, field: str) -> UsageError:
+    return UsageError(f"{path} has no valid {field!r}; move it away or give another --model_dir")
 
 
 def check_data(config: Config, recorded: Recorded, sha256: Mapping[str, str]) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from trainer import storage
 
@@ -215,7 +217,7 @@ def keep_events(directory: str, last_step: int) -> None:
             except tf.errors.DataLossError:
                 whole = False
                 break
-            if tf.compat.v1.Event.FromString(record).step <= last_step:
+            if _step_of(record) <= last_step:
                 kept.append(record)
             else:
                 whole = False
@@ -227,6 +229,13 @@ def keep_events(directory: str, last_step: int) -> None:
         with storage.replacing(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
             for record in kept:
                 writer.write(record)
+
+
+def _step_of(record: bytes) -> float:
+    try:
+        return tf.compat.v1.Event.FromString(record).step
+    except DecodeError:  # no event: of no step that is to be kept
+        return math.inf
 
 
 def remove_events(directory: str) -> None:

@@ -8,10 +8,13 @@ import sys
 import tempfile
 import time
 
-from . import bench, kills, table
+from . import bench, disk, kills, mutants, table
 
 FAULTS = {
     "kills": (kills.kills, 200),
+    "full_disk": (disk.full, 1),
+    "read_only": (disk.read_only, 1),
+    "mutants": (mutants.mutants, 2000),
 }
 
 

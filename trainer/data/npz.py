@@ -8,6 +8,7 @@ data.
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 import zlib
 
@@ -56,7 +57,9 @@ def _member(archive: zipfile.ZipFile, name: str, where: str) -> np.ndarray:
             # Later versions only differ in having room for longer headers, of up to 4 GiB.
             if version != (1, 0):
                 raise ValueError(f"version {version[0]}.{version[1]}, not 1.0")
-            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+            with warnings.catch_warnings():  # NumPy remarks on headers that Python 2 wrote
+                warnings.simplefilter("ignore")
+                shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
         except Exception as error:  # numpy evaluates the header as Python: errors of every kind
             reason = " ".join(str(error).split())
             raise DataError(f"{where}: not a sound .npy header ({reason})") from error
