@@ -61,5 +61,9 @@ if ! in_pod grep -q '"finished": *true' "/outputs/$run/metrics.json" 2>/dev/null
 fi
 mkdir -p "$partial"
 in_pod tar -C "/outputs/$run" -cf - . | tar -C "$partial" -xf -
+# A stream that was cut between two files looks whole to tar, and kubectl may call that success.
+if [ "$(in_pod find "/outputs/$run" | wc -l)" -ne "$(find "$partial" | wc -l)" ]; then
+  die 1 "the copy of run '$run' broke off; try again"
+fi
 mv "$partial" "$directory"
 echo "Copied run '$run' to $directory; its result is in $directory/metrics.json"

@@ -64,8 +64,10 @@ main() {
     esac
   fi
 
+  render all >"$scratch/manifests.yaml"
+  check_batch "$scratch/manifests.yaml"
   if [ -n "$dry_run" ]; then
-    render all
+    cat "$scratch/manifests.yaml"
     return
   fi
   need_cluster
@@ -178,6 +180,19 @@ patches:
   patch: |
     - {op: replace, path: /metadata/name, value: $1}
 EOF
+}
+
+# Several workers share a batch evenly; the trainer refuses one that does not divide, but only after the pods have come.
+check_batch() { # MANIFESTS
+  local workers batch near
+  workers=$(sed -n '/name: WORKER_COUNT/{n;s/^ *value: "\([0-9]*\)"$/\1/p;}' "$1")
+  # In the order that the trainer reads them: the last one counts.
+  batch=$(sed -n 's/^ *--*batch_size=\([1-9][0-9]*\)$/\1/p' "$1" | tail -n 1)
+  if [ -n "$workers" ] && [ -n "$batch" ] && [ $((batch % workers)) -ne 0 ]; then
+    near=$(((batch + workers / 2) / workers * workers))
+    [ $near -gt 0 ] || near=$workers
+    die 2 "--batch_size=$batch does not divide by $workers workers; give one that does after --, for example --batch_size=$near"
+  fi
 }
 
 render() { # DIRECTORY

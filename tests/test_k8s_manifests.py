@@ -13,7 +13,7 @@ import tempfile
 
 import pytest
 
-from trainer import errors
+from trainer import distribution, errors, task
 
 yaml = pytest.importorskip("yaml", reason="needs PyYAML")
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
@@ -505,6 +505,20 @@ def test_the_number_of_workers_is_the_same_everywhere(workers: int) -> None:
     assert spec["completionMode"] == "Indexed"
     assert spec["completions"] == spec["parallelism"] == workers
     assert environment["WORKER_COUNT"] == str(workers)
+
+
+@pytest.mark.parametrize("more", [(), ("--", "--batch_size=63")], ids=["overlay's", "one's own"])
+def test_three_workers_can_share_the_batch(more: tuple[str, ...], tmp_path: pathlib.Path) -> None:
+    objects = submitted("multi-worker", "demo", "--workers", "3", *more)
+    files = [
+        argument.removeprefix("--flagfile=") for argument in trainer_container(objects)["args"]
+    ]
+    for file in files:
+        name = os.path.basename(file)
+        (tmp_path / name).write_text(one(objects, "ConfigMap")["data"][name])
+    config = task.parse(["task", *(f"--flagfile={tmp_path / os.path.basename(f)}" for f in files)])
+    distribution.check(config, distribution.Cluster(("a:1", "b:1", "c:1")))
+    assert config.batch_size == (63 if more else 120)
 
 
 def test_workers_find_each_other_by_the_names_that_the_service_gives_them() -> None:

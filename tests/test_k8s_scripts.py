@@ -208,6 +208,18 @@ def test_without_a_cluster_it_says_so_in_one_line(script: str, tmp_path) -> None
         ("submit.sh", ["multi-worker", "--workers", "1000"], "at most 999"),
         (
             "submit.sh",
+            ["multi-worker", "--workers", "7"],
+            "--batch_size=120 does not divide by 7 workers; give one that does after --,"
+            " for example --batch_size=119",
+        ),
+        (
+            "submit.sh",
+            ["multi-worker", "--dry-run", "--", "--batch_size=120", "--batch_size", "1"],
+            "--batch_size=1 does not divide by 2 workers; give one that does after --,"
+            " for example --batch_size=2",
+        ),
+        (
+            "submit.sh",
             ["--epochs=5"],
             "no such option: --epochs=5 (flags of the trainer come after --)",
         ),
@@ -633,17 +645,35 @@ def test_collect_copies_nothing_but_a_finished_run(
 
 
 @needs_kubectl
-def test_a_copy_that_breaks_off_leaves_nothing(finished: Cluster, tmp_path) -> None:
-    tar = finished.directory / "bin/tar"
-    tar.write_text(
-        '#!/bin/sh\ncase "$*" in *-cf*) printf broken; exit 1;; esac\n'
-        f'exec {shutil.which("tar")} "$@"\n'
-    )
-    tar.chmod(0o755)
+@pytest.mark.parametrize(
+    "reading",
+    ['"$tar" "$@" | head -c 1000; exit 1', '"$tar" "$@" | head -c 1000', "$tar --exclude=*.pb $*"],
+    ids=["cut", "cut in a file and called a success", "cut between files and called a success"],
+)
+def test_a_copy_that_breaks_off_leaves_nothing(reading: str, finished: Cluster, tmp_path) -> None:
+    replace_tar(finished, f'case "$*" in *-cf*) {reading}; exit ;; esac; exec $tar "$@"')
     result = finished.run("collect.sh", "demo", str(tmp_path / "new"))
     assert result.returncode != 0
+    assert "Copied" not in result.stdout
     assert not list(tmp_path.glob("new*"))
     assert finished.calls[-1].startswith("delete pod collector-")
+
+
+@needs_kubectl
+def test_a_copy_has_its_name_only_once_it_is_whole(finished: Cluster, tmp_path) -> None:
+    """Also if it is killed: looked at when everything has been copied."""
+    new = tmp_path / "new"
+    replace_tar(finished, f'$tar "$@" && [ ! -e {new} ]')
+    result = finished.run("collect.sh", "demo", str(new))
+    assert result.returncode == 0, result.stderr
+    assert (new / "metrics.json").exists()
+
+
+def replace_tar(cluster: Cluster, script: str) -> None:
+    """Puts a script on the way to tar, which is `$tar` there."""
+    tar = cluster.directory / "bin/tar"
+    tar.write_text(f"#!/bin/sh\ntar={shutil.which('tar')}\n{script}\n")
+    tar.chmod(0o755)
 
 
 @needs_kubectl
