@@ -233,20 +233,6 @@ def test_a_log_has_a_line_an_epoch_and_no_noise(log: tuple[pathlib.Path, str]) -
     assert not NOISE.search(out)
 
 
-def test_a_second_ctrl_c_leaves_at_once(tiny_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """While one call of the loop runs that takes minutes."""
-    flags = ("--model=cnn", "--augment=none", "--jit_compile=off", "--steps_per_loop=10000")
-    more = (f"--data_dir={tiny_dir}", "--validation_examples=0", "--batch_size=600")
-    process = runs.task(*flags, *more, "--epochs=5000", f"--model_dir={tmp_path}/run")
-    wait_until((tmp_path / "run" / "tensorboard" / "train").exists, process)
-    time.sleep(0.5)  # the first call is under way or about to be
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)  # against minutes
-    assert process.returncode == 130
-
-
 def test_a_signal_during_the_start_leaves_at_once(
     tiny_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -147,6 +147,30 @@ def test_a_second_ctrl_c_leaves_at_once_whatever_is_going_on(first: str) -> None
     assert (done.returncode, done.stdout, done.stderr) == (130, "still here\n", "")
 
 
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_leaves_at_once_during_a_long_call_outside_python(
+    first: signal.Signals,
+) -> None:
+    program = """
+        import hashlib
+        from trainer.runtime import StopSignals
+        with StopSignals() as stop, stop.deferred():
+            print("ready", flush=True)
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)  # minutes
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, cwd=runs.ROOT, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.send_signal(first)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
+
+
 def test_tensorflow_is_imported_without_a_word() -> None:
     done = python("""
         import sys

@@ -11,8 +11,10 @@ import math
 import os
 import pathlib
 import signal
+import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from types import FrameType, ModuleType
 
@@ -148,9 +150,25 @@ class StopSignals:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
+        signals, told = socket.socketpair()
+        told.setblocking(False)
+        self._told = told, signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(signals,), daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._handle)
         return self
+
+    def _watch(self, signals: socket.socket) -> None:
+        """Leaves at the second Ctrl-C also while the main thread is in a long call of TensorFlow.
+
+        Python runs handlers only when such a call returns, but tells of signals at once.
+        """
+        another = False
+        for number in iter(lambda: signals.recv(1), b""):
+            if another and number[0] == signal.SIGINT:
+                os._exit(128 + signal.SIGINT)
+            another |= number[0] in self._before
+        signals.close()
 
     def take_back(self) -> None:
         """Installs the handlers anew: TensorFlow's cluster takes SIGTERM for itself."""
@@ -160,6 +178,9 @@ class StopSignals:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        told, before = self._told
+        signal.set_wakeup_fd(before)
+        told.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
