@@ -26,6 +26,10 @@ class DataError(TrainerError):
     exit_code = 3
 
 
+class StorageError(TrainerError):
+    """The run's directory cannot be written any more; once that is mended, another start helps."""
+
+
 class ClusterError(TrainerError):
     """A peer was lost or the cluster did not form; the last checkpoint stands, so try again."""
 

@@ -50,6 +50,7 @@ def run(
         workers, or training diverged.
       DataError: the data is missing or corrupt.
       ClusterError: the workers did not find each other, or lost touch.
+      StorageError: the directory cannot be written any more.
       Interrupted: a signal came; progress was saved.
     """
     if len(cluster.workers) > 1:
@@ -90,8 +91,10 @@ def _run_there(
         # Importing matplotlib takes as long as an epoch; the compiled loop leaves Python idle then.
         figures = _in_background(functools.partial(importlib.import_module, "trainer.figures"))
         _train_and_finish(settled, dataset, recorded, figures, peers, console, stop)
-    except runtime.import_tensorflow().errors.OpError as error:
-        if len(cluster.workers) == 1:
+    except (OSError, runtime.import_tensorflow().errors.OpError) as error:
+        if unwritten := storage.failure(error, config.model_dir):
+            raise unwritten from error
+        if isinstance(error, OSError) or len(cluster.workers) == 1:
             raise
         raise peers.explain(error) from error
 

@@ -154,6 +154,8 @@ def record(plan: Plan, dataset: Dataset, settled: Mapping[str, Any] | None = Non
             storage.remove_leftovers(storage.join(directory, name) if name else directory)
         run_directory.write_json(directory, run_directory.CONFIG, everything)
     except (OSError, tf.errors.OpError) as error:
+        if isinstance(error, OSError) and error.errno in storage.FULL:
+            raise
         raise UsageError(
             f"cannot write to --model_dir={directory}: {str(error).splitlines()[0]};"
             " give another one"

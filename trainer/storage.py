@@ -8,6 +8,7 @@ TensorFlow, so that a run directory can be looked at before it is imported; any 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -15,6 +16,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 
+from trainer.errors import StorageError
 from trainer.runtime import import_tensorflow
 
 # In front of the name, since `tf.io.gfile` takes a path on `ram://` for a directory if another one
@@ -22,6 +24,9 @@ from trainer.runtime import import_tensorflow
 _TEMPORARY = re.compile(r"\.partial-[0-9a-f]{8}-")
 # What TensorFlow calls the parts of a checkpoint that it has not finished.
 _UNFINISHED = re.compile(r"step-\d+.*(_temp|\.tempstate\d+)$")
+
+# What only a write can meet; such an error does not name the file.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def is_local(path: str) -> bool:
@@ -141,6 +146,27 @@ def remove(path: str) -> None:
         (shutil.rmtree if _is_directory(path) else os.remove)(path)
     else:
         (_gfile().rmtree if _is_directory(path) else _gfile().remove)(path)
+
+
+def failure(error: Exception, directory: str) -> StorageError | None:
+    """Returns what to say of an error if it is that `directory` cannot be written or read.
+
+    Args:
+      error: an `OSError`, or one of TensorFlow's, which has the path and the reason in its text.
+      directory: of the run.
+    """
+    if isinstance(error, OSError):
+        inside = str(error.filename or "").startswith(directory)
+        reason = error.strerror if inside or error.errno in FULL else None
+    else:
+        found = re.search(re.escape(directory) + r"[^;\n]*; ([^\[\n]+)", str(error))
+        reason = found and found[1].strip()
+    if not reason:
+        return None
+    return StorageError(
+        f"cannot write in {directory}: {reason}; mend that, and the same command goes on from the"
+        " last checkpoint"
+    )
 
 
 def remove_leftovers(directory: str) -> None:

@@ -73,6 +73,8 @@ def parse(argv: Sequence[str]) -> Config | None:
         rest = values(argv)
     except (flags.Error, OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{' '.join(str(error).split())}; --help lists the flags") from None
+    except RecursionError:  # absl looks for a flag of a name alike, letter by letter
+        raise UsageError("a flag has far too long a name; --help lists the flags") from None
     if len(rest) > 1:
         raise UsageError(
             f"unexpected argument {rest[1]!r}; flags begin with --, and --help lists them"

@@ -8,12 +8,15 @@ import sys
 import tempfile
 import time
 
-from . import bench, disk, kills, mutants, table
+from . import bench, disk, kills, mutants, rot, surroundings, table
 
 FAULTS = {
     "kills": (kills.kills, 200),
     "full_disk": (disk.full, 1),
     "read_only": (disk.read_only, 1),
+    "checkpoints": (rot.checkpoints, 1),
+    "events": (rot.events, 1),
+    "surroundings": (surroundings.surroundings, 1),
     "mutants": (mutants.mutants, 2000),
 }
 
