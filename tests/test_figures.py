@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import figures
+from trainer import charts, figures
 
 
 def picture(
@@ -36,11 +36,11 @@ def share(image: Image.Image, color: str) -> float:
 
 def test_mistakes_are_marked_and_right_answers_are_not() -> None:
     none, some, all_ = (picture(40, wrong)[0] for wrong in (0, 5, 40))
-    assert share(none, figures.WRONG) == 0 < share(none, figures.RIGHT)
-    assert share(some, figures.WRONG) > 0
-    assert share(some, figures.RIGHT) > 0
-    assert share(all_, figures.RIGHT) == 0
-    assert share(all_, figures.WRONG) > share(some, figures.WRONG)
+    assert share(none, charts.ORANGE) == 0 < share(none, charts.BLUE)
+    assert share(some, charts.ORANGE) > 0
+    assert share(some, charts.BLUE) > 0
+    assert share(all_, charts.BLUE) == 0
+    assert share(all_, charts.ORANGE) > share(some, charts.ORANGE)
 
 
 @pytest.mark.parametrize(("count", "wrong"), [(1, 0), (1, 1), (7, 3), (500, 200)])
@@ -73,4 +73,4 @@ def test_a_run_leaves_its_picture(trained: conftest.Run) -> None:
     image = Image.open(trained.directory / "predictions.png")
     image.load()
     assert image.format == "PNG"
-    assert share(image, figures.WRONG) > 0
+    assert share(image, charts.ORANGE) > 0

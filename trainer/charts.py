@@ -1,6 +1,6 @@
 """The figures of a run as SVG: sharp at any size and in print, a few kilobytes, drawn in no time.
 
-Apart from `figures.py`, whose pictures are pixels: these are text, so that the report can hold them
+Apart from `figures.py`, whose picture is pixels: these are text, so that the report can hold them
 as they are. The style is one: blue is right or training, orange is wrong or validation, and no
 meaning hangs on colour alone.
 """
@@ -8,9 +8,11 @@ meaning hangs on colour alone.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -20,6 +22,9 @@ from PIL import Image
 # Okabe and Ito's palette, told apart by every kind of colour vision: https://jfly.uni-koeln.de/color/
 INK, MUTED, LINE = "#1b1b1b", "#595959", "#d9d9d9"
 BLUE, ORANGE = "#0072B2", "#D55E00"
+# Without its yellow and its sky blue, which are faint as letters on white; the others as dark as
+# letters have to be (4.5 : 1).
+PALETTE = (BLUE, "#C24F00", "#007A57", "#A8447F", "#8A6100", INK)
 
 _SHADES = 15  # of a colour, in pictures of weights: few make a small file
 _WIDTH = 480  # of every figure, in CSS pixels: legible on a phone, two side by side on a screen
@@ -100,31 +105,22 @@ def confusion(matrix: np.ndarray) -> str:
 def curves(history: Sequence[Mapping[str, Any]]) -> str:
     """Draws loss, accuracy and learning rate by epoch, each in a panel of its own."""
     panels = (
-        ("Loss", "train_loss", "validation_loss", lambda v: f"{v:.3g}"),
-        ("Accuracy", "train_accuracy", "validation_accuracy", lambda v: f"{v:.2%}"),
-        (
-            "Learning rate at the end of the epoch",
-            "learning_rate",
-            None,
-            lambda v: f"{v:.2g}" if v > 1e-6 else "0",
-        ),
+        ("Loss", ("train_loss", "validation_loss"), _loss),
+        ("Accuracy", ("train_accuracy", "validation_accuracy"), _accuracy),
+        ("Learning rate at the end of the epoch", ("learning_rate",), _rate),
     )
-    epochs = [row["epoch"] for row in history]
     parts, top, high = [], 6, 118
-    for title, train, validation, shown in panels:
+    for title, keys, shown in panels:
         lines = []
-        for name, colour, key, dashed in (
-            ("training", BLUE, train, False),
-            ("validation", ORANGE, validation, True),
+        for key, name, colour in zip(
+            keys, ("training", "validation"), (BLUE, ORANGE), strict=False
         ):
-            values = [row.get(key) for row in history] if key else [None]
-            if values and None not in values:
-                lines.append(
-                    ("" if key == "learning_rate" else name, colour, np.array(values), dashed)
-                )
+            points = _points(history, key)
+            # One that is not there in every epoch would be drawn where it was not measured.
+            if points and len(points) == len(history):
+                lines.append(_Line("" if len(keys) == 1 else name, colour, points, name[0] == "v"))
         parts.append(_text(0, top + 14, title, bold=True))
-        if lines:
-            parts += _panel(lines, epochs, top + 26, high, shown)
+        parts += _panel(lines, top + 26, high, shown)
         top += high + 62
     parts.append(_text(225, top - 4, "epoch", anchor="middle", fill=MUTED))
     last = history[-1] if history else {}
@@ -134,49 +130,115 @@ def curves(history: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _panel(lines, epochs, top: float, high: float, shown) -> list[str]:
+def compared(runs: Sequence[tuple[str, Sequence[Mapping[str, float]]]]) -> str:
+    """Draws loss and accuracy of several runs by epoch, each curve with the number of its run.
+
+    Args:
+      runs: for each its name and the rows of its `history.csv`.
+    """
+    parts, top, high = [], 6, 190
+    shown_runs = list(zip(runs, itertools.cycle(PALETTE), strict=False))
+    for measure, shown in (("loss", _loss), ("accuracy", _accuracy)):
+        lines = []
+        for number, ((_, history), colour) in enumerate(shown_runs, start=1):
+            for part, label in (("train", ""), ("validation", str(number))):
+                points = _points(history, f"{part}_{measure}")
+                lines += [_Line(label, colour, points, part != "train")] if points else []
+            if lines and not _points(history, f"validation_{measure}"):
+                lines[-1] = dataclasses.replace(lines[-1], name=str(number))
+        parts.append(_text(0, top + 14, measure.capitalize(), bold=True))
+        parts += _panel(lines, top + 26, high, shown)
+        top += high + 62
+    parts.append(_text(225, top - 4, "epoch", anchor="middle", fill=MUTED))
+    for number, ((name, _), colour) in enumerate(shown_runs, start=1):
+        top += 22
+        parts.append(_text(12, top, number, fill=colour, bold=True))
+        short = name if len(name) <= 64 else f"\N{HORIZONTAL ELLIPSIS}{name[-63:]}"
+        parts.append(_text(34, top, short))
+    parts.append(_text(12, top + 26, "solid: training, dashed: validation", fill=MUTED))
+    return _svg(top + 38, "Loss and accuracy by epoch", f"{len(runs)} runs.", parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A curve: its name at its end, its colour, (epoch, value) pairs, and whether it is dashed."""
+
+    name: str
+    colour: str
+    points: Sequence[tuple[float, float]]
+    dashed: bool
+
+
+def _points(history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(row["epoch"], row[key]) for row in history if row.get(key) is not None]
+
+
+def _loss(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _accuracy(value: float) -> str:
+    return f"{value:.2%}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:.2g}" if value > 1e-6 else "0"
+
+
+def _panel(
+    lines: Sequence[_Line], top: float, high: float, shown: Callable[[float], str]
+) -> list[str]:
+    if not lines:
+        return [_text(0, top + 14, "not measured", fill=MUTED)]
     left, right = 62, 388
-    everything = np.concatenate([values for _, _, values, _ in lines])
-    low, most = float(everything.min()), float(everything.max())
+    epochs = sorted({epoch for line in lines for epoch, _ in line.points})
+    values = [value for line in lines for _, value in line.points]
+    low, most = min(values), max(values)
     if most - low < 1e-9:
         low, most = low - 0.5 * abs(low) - 1e-9, most + 0.5 * abs(most) + 1e-9
 
-    def x_of(epoch: float) -> float:
-        return (
-            left + 10 + (right - left - 20) * (epoch - epochs[0]) / max(epochs[-1] - epochs[0], 1)
-        )
-
-    def y_of(value: float) -> float:
-        return top + high - 6 - (high - 12) * (value - low) / (most - low)
+    def at(epoch: float, value: float) -> tuple[float, float]:
+        along = (epoch - epochs[0]) / max(epochs[-1] - epochs[0], 1)
+        down = (high - 12) * (value - low) / (most - low)
+        return left + 10 + (right - left - 20) * along, top + high - 6 - down
 
     parts = []
-    for value in np.linspace(low, most, 3):
-        parts.append(_rule(left, y_of(value), right, y_of(value)))
-        parts.append(
-            _text(left - 8, y_of(value) + 4, shown(value), anchor="end", fill=MUTED, size=12)
-        )
+    for value in (low, (low + most) / 2, most):
+        y = at(epochs[0], value)[1]
+        parts.append(_rule(left, y, right, y))
+        parts.append(_text(left - 8, y + 4, shown(value), anchor="end", fill=MUTED, size=12))
     for epoch in sorted({epochs[round(i)] for i in np.linspace(0, len(epochs) - 1, 6)}):
-        parts.append(
-            _text(x_of(epoch), top + high + 17, epoch, anchor="middle", fill=MUTED, size=12)
-        )
-    ends: list[float] = []
-    for name, colour, values, dashed in lines:
-        points = [(x_of(e), y_of(v)) for e, v in zip(epochs, values.tolist(), strict=True)]
+        x, _ = at(epoch, low)
+        parts.append(_text(x, top + high + 17, f"{epoch:g}", anchor="middle", fill=MUTED, size=12))
+    ends = []
+    for line in lines:
+        points = [at(*point) for point in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        dash = ' stroke-dasharray="6 4"' if dashed else ""
+        dash = ' stroke-dasharray="6 4"' if line.dashed else ""
         parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
+            f'<polyline points="{path}" fill="none" stroke="{line.colour}" stroke-width="2"{dash}/>'
         )
         if len(points) <= 30:
-            mark = _square if dashed else _dot
-            parts += [mark(x, y, colour) for x, y in points]
-        if name:
-            y = points[-1][1] + 4
-            # The two names must not lie on each other, however near the curves end.
-            y = ends[0] + math.copysign(15, y - ends[0]) if ends and abs(y - ends[0]) < 15 else y
-            ends.append(y)
-            parts.append(_text(right + 6, y, name, fill=colour, bold=True, size=12))
+            mark = _square if line.dashed else _dot
+            parts += [mark(x, y, line.colour) for x, y in points]
+        if line.name:
+            ends.append((points[-1][1] + 4, points[-1][0], line))
+    for x in {x for _, x, _ in ends}:
+        names = sorted((end for end in ends if end[1] == x), key=lambda end: end[0])
+        heights = _spread([y for y, _, _ in names], gap=14, limit=top + high + 8)
+        for y, (_, _, line) in zip(heights, names, strict=True):
+            parts.append(_text(x + 12, y, line.name, fill=line.colour, bold=True, size=12))
     return parts
+
+
+def _spread(heights: list[float], *, gap: float, limit: float) -> list[float]:
+    """Moves ascending heights apart, down and then back up to the limit: no name hides another."""
+    for place in range(1, len(heights)):
+        heights[place] = max(heights[place], heights[place - 1] + gap)
+    for place in reversed(range(len(heights))):
+        heights[place] = min(heights[place], limit)
+        limit = heights[place] - gap
+    return heights
 
 
 def per_class(matrix: np.ndarray) -> str:

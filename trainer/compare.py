@@ -18,17 +18,23 @@ from absl import flags
 from trainer import entry, run_directory, storage
 from trainer.errors import TrainerError, UsageError
 
-USAGE = "python -m trainer.compare RUN RUN [more runs] [--output FILE.png]"
+USAGE = "python -m trainer.compare RUN RUN [more runs] [--output FILE.svg]"
 _PLACES = ("model_dir", "data_dir", "resume")  # where a run is, not what it is
-_ROWS = {  # of metrics.json: what it is called here, its format, the format of a difference
-    "validation_accuracy": ("validation accuracy", "{:.2%}", "{:+.2%}"),
-    "validation_loss": ("validation loss", "{:.4f}", "{:+.4f}"),
-    "test_accuracy": ("test accuracy", "{:.2%}", "{:+.2%}"),
-    "test_loss": ("test loss", "{:.4f}", "{:+.4f}"),
-    "parameters": ("parameters", "{:,.0f}", "{:+,.0f}"),
-    "steps": ("steps", "{:,.0f}", "{:+,.0f}"),
-    "train_seconds": ("training, s", "{:,.1f}", "{:+,.1f}"),
-    "examples_per_second": ("digits a second", "{:,.0f}", "{:+,.0f}"),
+
+
+def _percentage_points(difference: float) -> str:
+    return f"{100 * difference:+.2f} pp"
+
+
+_ROWS = {  # of metrics.json: what it is called here, how it and a difference are written
+    "validation_accuracy": ("validation accuracy", "{:.2%}".format, _percentage_points),
+    "validation_loss": ("validation loss", "{:.4f}".format, "{:+.4f}".format),
+    "test_accuracy": ("test accuracy", "{:.2%}".format, _percentage_points),
+    "test_loss": ("test loss", "{:.4f}".format, "{:+.4f}".format),
+    "parameters": ("parameters", "{:,.0f}".format, "{:+,.0f}".format),
+    "steps": ("steps", "{:,.0f}".format, "{:+,.0f}".format),
+    "train_seconds": ("training, s", "{:,.1f}".format, "{:+,.1f}".format),
+    "examples_per_second": ("digits a second", "{:,.0f}".format, "{:+,.0f}".format),
 }
 
 
@@ -128,13 +134,13 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def _cell(name: str, run: Run, first: Run) -> str:
-    _, value, difference = _ROWS[name]
+    _, written, difference = _ROWS[name]
     if name not in run.metrics:
         return "-"
-    text = value.format(run.metrics[name])
+    text = written(run.metrics[name])
     if run is first or name not in first.metrics:
         return text
-    return f"{text} ({difference.format(run.metrics[name] - first.metrics[name])})"
+    return f"{text} ({difference(run.metrics[name] - first.metrics[name])})"
 
 
 def _aligned(head: list[str], rows: list[list[str]]) -> list[str]:
@@ -149,48 +155,11 @@ def _aligned(head: list[str], rows: list[list[str]]) -> list[str]:
     ]
 
 
-def curves(runs: Sequence[Run]) -> bytes:
-    """Returns a PNG: loss and accuracy by epoch, a colour and marker a run, training dashed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+def curves(runs: Sequence[Run]) -> str:
+    """Returns an SVG of loss and accuracy by epoch, the runs numbered as in the table."""
+    from trainer import charts
 
-    from trainer import figures
-
-    # Okabe and Ito's palette (see figures.py), without its yellow, which is faint on white.
-    colours = [figures.RIGHT, figures.WRONG, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-    styles = list(zip(itertools.cycle(colours), "os^DvPX*", strict=False))
-    figure = Figure(
-        figsize=(10, 4.2 + 0.25 * len(runs)), dpi=100, facecolor="white", layout="constrained"
-    )
-    FigureCanvasAgg(figure)
-    for axes, measure in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for run, (colour, marker) in zip(runs, itertools.cycle(styles), strict=False):
-            for part, line in (("train", "--"), ("validation", "-")):
-                name = f"{part}_{measure}"
-                points = [(row["epoch"], row[name]) for row in run.history if name in row]
-                if points:
-                    axes.plot(*zip(*points, strict=True), line, color=colour, marker=marker, ms=5)
-        axes.set_title(measure.capitalize(), loc="left", fontweight="bold", color=figures.INK)
-        axes.set_xlabel("epoch", color=figures.MUTED)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(color="#e4e4e4", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        if measure == "accuracy":
-            axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    handles = [
-        Line2D([], [], color=colour, marker=marker, label=f"{number}  {run.name}")
-        for number, (run, (colour, marker)) in enumerate(
-            zip(runs, itertools.cycle(styles), strict=False), start=1
-        )
-    ]
-    handles += [
-        Line2D([], [], color=figures.MUTED, linestyle=line, label=label)
-        for line, label in (("-", "validation"), ("--", "training"))
-    ]
-    figure.legend(handles=handles, loc="outside lower left", frameon=False)
-    return figures.png(figure)
+    return charts.compared([(run.name, run.history) for run in runs])
 
 
 def run(argv: Sequence[str]) -> int:
@@ -199,7 +168,7 @@ def run(argv: Sequence[str]) -> int:
     """
     values = entry.flag_values()
     flags.DEFINE_string(
-        "output", "comparison.png", "where the picture of the curves goes", flag_values=values
+        "output", "comparison.svg", "where the picture of the curves goes", flag_values=values
     )
     paths = entry.parse(
         argv, values, summary="Compares runs: configuration, results, curves.", usage=USAGE
@@ -208,8 +177,8 @@ def run(argv: Sequence[str]) -> int:
         return 0
     if len(paths) < 2:
         raise UsageError(f"name two runs or more; usage: {USAGE}")
-    if not values.output.endswith(".png"):
-        raise UsageError(f"--output={values.output!r} is not a PNG file; end its name in .png")
+    if not values.output.endswith(".svg"):
+        raise UsageError(f"--output={values.output!r} is not an SVG file; end its name in .svg")
     runs, code = [], 0
     for path in paths:
         try:
@@ -221,7 +190,7 @@ def run(argv: Sequence[str]) -> int:
         print(table(runs))
     if any(each.history for each in runs):
         try:
-            storage.write_bytes(values.output, curves(runs))
+            storage.write_text(values.output, curves(runs))
         except OSError as error:
             raise UsageError(
                 f"--output={values.output!r} cannot be written ({error.strerror}); name another"
