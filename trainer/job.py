@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib
 import os
 import threading
 import time
@@ -88,9 +87,7 @@ def _run_there(
             trained = recorded and _trained_to_the_end(config, dataset)
             plan.record(settled, dataset, recorded.settled if trained else None)
         _introduce(settled, dataset, console)
-        # Importing matplotlib takes as long as an epoch; the compiled loop leaves Python idle then.
-        figures = _in_background(functools.partial(importlib.import_module, "trainer.figures"))
-        _train_and_finish(settled, dataset, recorded, figures, peers, console, stop)
+        _train_and_finish(settled, dataset, recorded, peers, console, stop)
     except (OSError, runtime.import_tensorflow().errors.OpError) as error:
         if unwritten := storage.failure(error, config.model_dir):
             raise unwritten from error
@@ -193,7 +190,6 @@ def _train_and_finish(
     settled: Plan,
     dataset: Dataset,
     recorded: Recorded | None,
-    figures: Future,
     peers: Peers,
     console: Console,
     stop: runtime.StopSignals,
@@ -252,17 +248,17 @@ def _train_and_finish(
         )
     if is_chief:
         peers.needs_nobody()
-        finish(this, figures, resumed_from)
+        finish(this, resumed_from)
         peers.say_done()
     else:
         peers.wait_until_done()
 
 
-def finish(this: Run, figures: Future, resumed_from: int | None) -> None:
+def finish(this: Run, resumed_from: int | None) -> None:
     """Touches the test set, once; then exports the model, draws the pictures, writes the result."""
     import tensorflow as tf
 
-    from trainer import board, export, models, report
+    from trainer import board, export, figures, models, report
     from trainer.training import evaluate
 
     settled, config, dataset, step = this.plan, this.plan.config, this.dataset, this.progress.step
@@ -282,7 +278,7 @@ def finish(this: Run, figures: Future, resumed_from: int | None) -> None:
         probabilities=probabilities,
         precision=settled.precision,
     )
-    picture = figures.result().predictions(
+    picture = figures.predictions(
         dataset.test_images,
         dataset.test_labels,
         probabilities,
