@@ -17,6 +17,9 @@ import tensorflow as tf
 from faults import bench, rot, table
 
 from trainer import checkpoints, storage
+from trainer.config import Config
+from trainer.distribution import Cluster, Devices
+from trainer.training import Trainer
 
 FLIPS = 60
 
@@ -111,6 +114,24 @@ def test_whatever_happens_to_a_file_of_a_checkpoint_what_comes_back_was_saved(
     finally:
         path.write_bytes(sound)
     assert 1 in outcomes  # the damage is seen at all
+
+
+def test_an_overflow_that_no_loss_scale_mends_stops_the_run() -> None:
+    """In float16, a finite loss whose gradient is beyond 65504 even where the scale is 1."""
+    settings = Config(batch_size=1, augment="none", label_smoothing=0.0).resolved()
+    devices = Devices(tf.distribute.OneDeviceStrategy("/CPU:0"), "cpu", "CPU", "/CPU:0", Cluster())
+    model = Trainer(settings, devices, precision="float16", jit_compile="off", total_steps=40)
+    hidden, logits = (layer for layer in model.model.layers if layer.weights)
+    hidden.kernel.assign(tf.zeros((784, 128)))
+    hidden.bias.assign(tf.one_hot(0, 128) * 0.5)
+    logits.kernel.assign(tf.one_hot(0, 128)[:, None] * ([6e4] * 5 + [-6e4] * 5))
+    superbatch = tf.ones((4, 1, 28, 28), tf.uint8), tf.fill((4, 1), 7)
+    model.loss_scale.assign(4.0)
+    before = model.weights_sha256()
+    result = model.run(superbatch, 0, 0, 4)
+    assert np.isfinite(result.loss)
+    assert result.failed_step == 2  # with the scales of 4, 2 and, here, 1
+    assert model.weights_sha256() == before
 
 
 def test_no_environment_variable_gets_into_what_a_run_says_or_leaves(

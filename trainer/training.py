@@ -142,13 +142,14 @@ class Trainer:
             gradients, counts = self._strategy.run(self._replica_step, (superbatch, i))
             gradients, counts = self._sum_over_replicas(gradients, counts)
             norm = tf.sqrt(tf.add_n([_squares(self._local(gradient)) for gradient in gradients]))
+            counts = self._local(counts)
+            healthy = tf.math.is_finite(norm)
             if self.loss_scale is not None:
                 norm /= self.loss_scale
+                # An overflow is skipped, with a smaller scale from then on, while there is one.
+                healthy |= self.loss_scale > 1.0
+            healthy &= tf.math.is_finite(counts[0])
             self._update(gradients, norm, base + i)
-            counts = self._local(counts)
-            healthy = tf.math.is_finite(counts[0])
-            if self.loss_scale is None:
-                healthy &= tf.math.is_finite(norm)
             failed = tf.minimum(failed, tf.where(healthy, math.inf, tf.cast(i, tf.float32)))
             totals += tf.concat([counts, norm[None]], 0)
             i += 1
