@@ -352,7 +352,7 @@ class MetricsJson(ConfigJson):
             (good / name).write_bytes(sound)
         self._number += 1
         if self._number % 50 == 0:  # drawing takes half a second
-            code = _answer(compare.main, str(good), str(run), f"--output={self.place}/out.png")
+            code = _answer(compare.main, str(good), str(run), f"--output={self.place}/out.svg")
             return accepted and code == 0
         found = [compare.load(str(path)) for path in (good, run)]
         return bool(compare.table(found)) and accepted

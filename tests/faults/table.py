@@ -25,15 +25,22 @@ class Row:
 def write(rows: Sequence[Row], command: str, path: pathlib.Path = DOCUMENT) -> None:
     """Puts rows and the command that made them into the table, in place of those of that name."""
     text = path.read_text()
-    before, rest = text.split(BEGIN)
-    inside, after = rest.split(END)
+    inside = text.partition(BEGIN)[2].partition(END)[0]
     lines = {_name(line): line for line in inside.splitlines()[2:]}
     for row in rows:
         outcome = f"BROKEN: {'; '.join(row.wrong)}" if row.wrong else row.outcome
         cells = [row.fault, str(row.tries), outcome, f"`{command}`"]
-        line = "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+        line = (
+            "| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in cells) + " |"
+        )
         lines[_name(line)] = line
-    path.write_text(f"{before}{BEGIN}{HEAD}" + "\n".join(lines.values()) + f"\n{END}{after}")
+    path.write_text(replaced(text, BEGIN, END, HEAD + "\n".join(lines.values()) + "\n"))
+
+
+def replaced(text: str, begin: str, end: str, inside: str) -> str:
+    """Returns a text with something else between two marks, each of which it has once."""
+    before, rest = text.split(begin)
+    return f"{before}{begin}{inside}{end}{rest.split(end)[1]}"
 
 
 def _name(line: str) -> str:
