@@ -156,18 +156,25 @@ def _resized(array: np.ndarray, longer: int, *, enlarge: bool = False) -> np.nda
 
 def _ink(gray: np.ndarray) -> np.ndarray:
     """How far each pixel stands out from the ground, in grey levels; uneven light is removed."""
-    rows, columns = np.meshgrid(*(np.linspace(-1, 1, side) for side in gray.shape), indexing="ij")
-    plane = np.stack([np.ones_like(rows), rows, columns], axis=-1)
-    edge = np.maximum(abs(rows), abs(columns)) > 0.9
-    ground, seen = plane[edge], gray[edge]
+    rows, columns = np.linspace(-1, 1, gray.shape[0])[:, None], np.linspace(-1, 1, gray.shape[1])
+    above, along = np.nonzero(np.maximum(abs(rows), abs(columns)) > 0.9)
+    ground, seen = (
+        np.stack([np.ones(len(above)), rows[above, 0], columns[along]]),
+        gray[above, along],
+    )
     used = np.ones(len(seen), bool)
     for _ in range(3):  # the digit may touch the edge: drop what lies far off and fit again
-        light = np.linalg.lstsq(ground[used], seen[used], rcond=None)[0]
-        off = abs(seen - ground @ light)
+        plane, levels = ground[:, used], seen[used]
+        # Three unknowns that hardly depend on each other: the normal equations will do.
+        light = np.linalg.lstsq(plane @ plane.T, plane @ levels, rcond=None)[0]
+        off = abs(seen - light @ ground)
         used = off <= 2.5 * np.median(off) + 1
-    standing_out = (gray - plane @ light).astype(np.float32)
+    level = light[0] + light[1] * rows + light[2] * columns
+    standing_out = (gray - level).astype(np.float32)
     # Strokes are few and far from the ground, so the third moment has their sign.
-    standing_out *= np.sign(np.sum(standing_out.astype(np.float64) ** 3))
+    cubes = standing_out.astype(np.float64)
+    cubes *= cubes * cubes
+    standing_out *= np.sign(np.sum(cubes))
     ink = standing_out - _ground(standing_out)
     return ink - np.percentile(ink, 25)
 
