@@ -5,15 +5,21 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
+import types
 
 import browser
 import numpy as np
 import pytest
+import runs
 from PIL import Image, ImageDraw
 
-from trainer import draw
+from trainer import data, draw
 from trainer.images import find_digit
 
 SEVEN = [(0.25, 0.22), (0.5, 0.2), (0.75, 0.21), (0.6, 0.5), (0.45, 0.82)]
@@ -99,6 +105,38 @@ def test_a_client_that_never_finishes_is_given_up_and_blocks_nobody(server):
         assert status == 200
         slow.settimeout(30)
         assert b" 408 " in slow.makefile("rb").readline()
+
+
+@pytest.mark.slow
+def test_a_page_with_a_trained_cnn_reads_49_of_50_test_digits(mnist_dir, tmp_path):
+    """`CNN_RUN` may name a finished run of `--model=cnn --epochs 5`; else one is made here."""
+    run = os.environ.get("CNN_RUN", str(tmp_path / "cnn"))
+    python = [sys.executable, "-m"]
+    if "CNN_RUN" not in os.environ:
+        flags = ["--model=cnn", "--epochs=5", f"--data_dir={mnist_dir}", f"--model_dir={run}"]
+        subprocess.run([*python, "trainer.task", *flags], cwd=runs.ROOT, check=True)
+    metrics = runs.metrics(run)
+    assert (metrics["model"], metrics["epochs"], metrics["dataset"]) == ("cnn", 5, "mnist")
+    digits = data.load("mnist", str(mnist_dir))
+    command = [*python, "trainer.draw", f"--model_dir={run}", "--port=0"]
+    page = subprocess.Popen(command, cwd=runs.ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        port = int(re.search(r"http://127\.0\.0\.1:(\d+)/", page.stdout.readline())[1])
+        # Its address is what `ask` needs of a server.
+        process = types.SimpleNamespace(server_address=("127.0.0.1", port))
+        right = 0
+        for image, label in zip(digits.test_images[:50], digits.test_labels[:50], strict=True):
+            drawing = Image.fromarray(255 - image).resize((144, 144), Image.Resampling.BICUBIC)
+            paper = Image.new("L", (176, 176), 255)
+            paper.paste(drawing, (16, 16))
+            status, body = ask(process, body=png(np.asarray(paper)), Content_Type="image/png")
+            assert status == 200, body
+            right += json.loads(body)["digit"] == label
+        assert right >= 49
+    finally:
+        page.terminate()
+        page.wait()
+        page.stdout.close()
 
 
 @pytest.fixture(scope="module")
