@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ def save(directory: pathlib.Path | str, steps: list[int], keep: int = 3) -> None
         for i, variable in enumerate([*kept["model"], *kept["momentum"]]):
             variable.assign(tf.fill((50, 50), float(step + i)))
         checkpoints.save(progress(step))
+    checkpoints.wait()
 
 
 @pytest.fixture
@@ -50,6 +52,42 @@ def test_everything_comes_back_to_the_last_bit(place: pathlib.Path) -> None:
     restored, damaged = Checkpoints(str(place), found, 3).restore()
     assert (restored, damaged) == (progress(20), [])
     assert values(found) == [20, 21, 22]
+
+
+def test_what_is_saved_is_of_the_moment_however_training_goes_on(
+    place: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is written later: here only once everything has changed."""
+    kept, now, changed = items(), progress(10), threading.Event()
+    checkpoints = Checkpoints(str(place), kept, 3)
+    write = tf.train.CheckpointManager.save
+    monkeypatch.setattr(
+        *(tf.train.CheckpointManager, "save"),
+        lambda *args, **names: (changed.wait(60), write(*args, **names)),
+    )
+    checkpoints.save(now)
+    for variable in [*kept["model"], *kept["momentum"]]:
+        variable.assign_add(tf.ones_like(variable))
+    now.step = 11
+    now.history.append(ROW)
+    changed.set()
+    checkpoints.wait()
+    found = items()
+    assert Checkpoints(str(place), found, 3).restore() == (progress(10), [])
+    assert values(found) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("then", ["wait", "save"])
+def test_what_goes_wrong_while_it_is_written_is_told_once(
+    tmp_path: pathlib.Path, then: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    checkpoints = Checkpoints(str(tmp_path / "run" / "checkpoints"), items(), 3)
+    (tmp_path / "run" / "checkpoints").write_text("a file where the directory should be")
+    checkpoints.save(progress(10))
+    with pytest.raises(tf.errors.OpError):
+        checkpoints.wait() if then == "wait" else checkpoints.save(progress(20))
+    checkpoints.wait()
 
 
 def test_without_a_checkpoint_nothing_comes_back(place: pathlib.Path) -> None:

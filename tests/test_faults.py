@@ -83,6 +83,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[pathlib.Path, dict[
     kept = checkpoints.Checkpoints(str(directory), items, 3)
     for step in (1, 2):
         kept.save(checkpoints.Progress(step, history=[{"epoch": step, "train_loss": 0.1 + 0.2}]))
+    kept.wait()
     return directory, items
 
 

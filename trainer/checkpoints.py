@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import tensorflow as tf
@@ -58,23 +60,32 @@ _DAMAGE = (tf.errors.OpError, AssertionError, LookupError, RuntimeError, TypeErr
 class Checkpoints:
     """The checkpoints of a run, in the layout of `tf.train.CheckpointManager`.
 
+    They are written by a thread, from copies, while training goes on.
+
     Args:
       directory: where they live.
-      items: what to save, by name (`Trainer.checkpoint_items`).
+      items: the variables to save, by name (`Trainer.checkpoint_items`).
       keep: how many of the newest to keep.
     """
 
-    def __init__(self, directory: str, items: dict[str, object], keep: int):
+    def __init__(self, directory: str, items: dict[str, list[tf.Variable]], keep: int):
         self._directory = directory
+        self._restored = _Saved(Progress())
+        self._checkpoint = tf.train.Checkpoint(progress=self._restored, **items)
+        self._variables = tf.nest.flatten(items)
+        with tf.device("/CPU:0"):
+            copies = tf.nest.map_structure(lambda item: tf.Variable(item, trainable=False), items)
+        self._copies = tf.nest.flatten(copies)
         self._saved = _Saved(Progress())
-        self._checkpoint = tf.train.Checkpoint(progress=self._saved, **items)
         _drop_damaged_list(directory)
         self._manager = tf.train.CheckpointManager(
-            self._checkpoint,
+            tf.train.Checkpoint(progress=self._saved, **copies),
             directory,
             max_to_keep=keep,
             checkpoint_name=run_directory.CHECKPOINT_PREFIX.rstrip("-"),
         )
+        self._writer = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future | None = None
 
     def restore(
         self, from_chief: Callable[[int], int] = lambda step: step
@@ -107,7 +118,7 @@ class Checkpoints:
                 raise ClusterError(
                     f"the chief resumes from a checkpoint this worker cannot read: {problem}"
                 )
-        return self._saved.progress, damaged
+        return self._restored.progress, damaged
 
     def _read(self, step: int) -> str | None:
         """Restores the checkpoint of a step; returns None, or what is wrong with it."""
@@ -119,9 +130,26 @@ class Checkpoints:
         return None
 
     def save(self, progress: Progress) -> None:
-        """Writes a checkpoint of this moment and drops the oldest beyond the number to keep."""
-        self._saved.progress = progress
-        self._manager.save(checkpoint_number=progress.step)
+        """Begins to write a checkpoint of this moment, once the one before is there.
+
+        The oldest beyond the number to keep is dropped. What may go wrong is raised by the next
+        call, or by `wait`.
+        """
+        self.wait()
+        for own, variable in zip(self._copies, self._variables, strict=True):
+            own.assign(variable)
+        self._saved.progress = copy.deepcopy(progress)
+        self._writing = self._writer.submit(self._manager.save, checkpoint_number=progress.step)
+
+    def wait(self) -> None:
+        """Returns once the checkpoint that was begun is there.
+
+        Raises:
+          OSError, tf.errors.OpError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
 
 
 def _drop_damaged_list(directory: str) -> None:

@@ -55,6 +55,13 @@ def train(run: Run) -> bool:
     Raises:
       UsageError: the loss or the gradient stopped being finite; the last good checkpoint stays.
     """
+    try:
+        return _train(run)
+    finally:
+        run.checkpoints.wait()
+
+
+def _train(run: Run) -> bool:
     plan, progress = run.plan, run.progress
     if run.summaries and progress.step == 0:
         board.begin(run)
