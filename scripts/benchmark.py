@@ -5,6 +5,7 @@
   scripts/benchmark.py jobs --repeats 3                  the whole job against scripts/peers/
   scripts/benchmark.py jobs --peer mine='python my.py'   ... or against any other program
   scripts/benchmark.py pipeline                          the input pipeline alone
+  scripts/benchmark.py workers --counts 1 2 4            weak scaling: workers pinned to a core each
 
 A peer prints JSON lines, the last with `wall_seconds`. Jobs take turns, and medians are compared,
 because machines are noisy; so is everything that runs beside this.
@@ -14,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import shlex
+import socket
 import statistics
 import subprocess
 import sys
@@ -42,11 +45,17 @@ def main(argv: Sequence[str]) -> int:
     keras_fit = f"keras_fit={shlex.quote(sys.executable)} scripts/peers/keras_fit.py"
     jobs_parser.add_argument("--peer", action="append", metavar="NAME=COMMAND")
     commands.add_parser("pipeline", help="examples a second that the input pipeline delivers")
+    workers_parser = commands.add_parser("workers", help="weak scaling of several workers (Linux)")
+    workers_parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4])
+    workers_parser.add_argument("--model", default="cnn")
+    workers_parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)
     if options.command == "results":
         results(options.model, options.epochs, options.seeds)
     elif options.command == "jobs":
         jobs(options.repeats, options.peer or [keras_fit])
+    elif options.command == "workers":
+        workers(options.counts, options.model, options.repeats)
     else:
         pipeline_alone()
     return 0
@@ -137,6 +146,53 @@ def pipeline_alone() -> None:
             next(batches)
             times.append(time.perf_counter() - started)
         print(f"augment={augment}: {12_800 / statistics.median(times):,.0f} digits/s")
+
+
+def workers(counts: Sequence[int], model: str, repeats: int) -> None:
+    """Prints digits a second of so many workers, each on a core, with batches of 128 for each."""
+    rates: dict[int, list[float]] = {count: [] for count in counts}
+    for _ in range(repeats):
+        for count in counts:
+            rates[count].append(_rate_of_workers(count, model))
+    base = statistics.median(rates[counts[0]])
+    cores = len(os.sched_getaffinity(0))
+    for count, found in rates.items():
+        rate = statistics.median(found)
+        print(
+            f"{count} workers on {min(count, cores)} cores: {rate:,.0f} digits/s,"
+            f" {rate / base:.2f} times {counts[0]}, {128_000 * count / rate:.1f} ms a step;"
+            f" all: {', '.join(f'{each:,.0f}' for each in found)}"
+        )
+
+
+def _rate_of_workers(count: int, model: str) -> float:
+    cores = sorted(os.sched_getaffinity(0))
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    with tempfile.TemporaryDirectory() as directory:
+        run = pathlib.Path(directory) / "run"
+        command = [sys.executable, "-m", "trainer.task", f"--model_dir={run}", "--dataset=mnist"]
+        command += [f"--model={model}", "--epochs=1", "--validation_examples=40000"]
+        command += [f"--batch_size={128 * count}", "--steps_per_loop=10", "--summaries=minimal"]
+        processes = []
+        for index in range(count):
+            task = {"type": "worker", "index": index}
+            settings = json.dumps({"cluster": {"worker": addresses}, "task": task})
+            core = str(cores[index % len(cores)])
+            processes.append(
+                subprocess.Popen(
+                    ["taskset", "--cpu-list", core, *command],
+                    cwd=ROOT,
+                    env={**os.environ, "TF_CONFIG": settings},
+                    stdout=subprocess.DEVNULL,
+                )
+            )
+        codes = [process.wait() for process in processes]
+        if any(codes):
+            raise SystemExit(f"error: the workers left with {codes}")
+        return json.loads((run / "metrics.json").read_text())["examples_per_second"]
 
 
 def _median(rows: Sequence[dict], name: str) -> float:

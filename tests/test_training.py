@@ -268,17 +268,25 @@ def test_every_weight_counts_in_the_digest() -> None:
 def on_devices(
     server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, pathlib.Path]:
-    """Runs of 50 steps on one, two and four devices; TensorFlow splits the CPU once a process."""
+    """Runs of 50 steps on one, two and four devices; TensorFlow splits the CPU once a process.
+
+    On two of them XLA compiles the gradients.
+    """
     place = tmp_path_factory.mktemp("devices")
     flags = (
-        *("--batch_size=20", "--epochs=2", "--steps_per_loop=5", "--jit_compile=off"),
+        *("--batch_size=20", "--epochs=2", "--steps_per_loop=5"),
         *(f"--validation_examples={runs.VALIDATION}", f"--data_dir={tiny_dir}"),
     )
     several = {
-        count: runs.task(*flags, f"--virtual_devices={count}", f"--model_dir={place / str(count)}")
+        count: runs.task(
+            *flags,
+            f"--virtual_devices={count}",
+            f"--model_dir={place / str(count)}",
+            f"--jit_compile={'on' if count == 2 else 'off'}",
+        )
         for count in (2, 4)
     }
-    server(*flags, f"--model_dir={place / '1'}")
+    server(*flags, f"--model_dir={place / '1'}", "--jit_compile=off")
     for process in several.values():
         said = process.communicate()[1]
         assert process.returncode == 0, said
@@ -306,6 +314,7 @@ def test_the_number_of_devices_does_not_matter(
     found, expected = runs.metrics(several), runs.metrics(one)
     assert found["replicas"] == count
     assert found["strategy"] == "mirrored"
+    assert found["jit_compile"] == (count == 2)
     assert found["steps"] == expected["steps"] == 50
     assert found["test_loss"] == pytest.approx(expected["test_loss"], abs=1e-4)
     assert found["test_accuracy"] == pytest.approx(expected["test_accuracy"], abs=0.01)

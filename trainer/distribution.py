@@ -266,27 +266,22 @@ def precision(config: Config, devices: Devices, *, bfloat16: bool) -> str:
 def jit_compile(config: Config, devices: Devices, *, on_cpu: str) -> str:
     """Returns what XLA compiles, `loop`, `step` or `off`: as asked for, or what is fast here.
 
+    With several replicas it is the gradient of each, since XLA cannot compile the sum over them;
+    for that it takes a model whose steps gain from it. The answer depends on the number of replicas
+    and not on whether they are devices or workers, so that both end with the same weights.
+
     Args:
       config: of the run.
       devices: of the run.
-      on_cpu: what to compile on a CPU, `loop` or `step`.
-
-    Raises:
-      UsageError: if it is asked for on several devices of one CPU, which XLA takes for one.
+      on_cpu: what to compile on one CPU, `loop` or `step`.
     """
-    several = devices.replicas > 1
-    if devices.kind == "CPU" and several:
-        if config.jit_compile == "on":
-            raise UsageError(
-                f"--jit_compile=on does not go with {devices.replicas} replicas on CPUs;"
-                " leave it at auto"
-            )
-        return "off"
     if config.jit_compile == "off":
         return "off"
-    if several:
-        return "step"
-    return "loop" if devices.kind == "GPU" else on_cpu
+    best = "loop" if devices.kind == "GPU" else on_cpu
+    if devices.replicas == 1:
+        return best
+    wanted = devices.kind == "GPU" or best == "step" or config.jit_compile == "on"
+    return "step" if wanted else "off"
 
 
 def cpu_has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
