@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import threading
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.checkpoints import Checkpoints, Progress
+from trainer.checkpoints import Checkpoints, Progress, is_whole
 
 ROW = {"epoch": 1, "train_loss": 0.1 + 0.2, "validation_loss": None}
 
@@ -60,9 +61,9 @@ def test_what_is_saved_is_of_the_moment_however_training_goes_on(
     """The file is written later: here only once everything has changed."""
     kept, now, changed = items(), progress(10), threading.Event()
     checkpoints = Checkpoints(str(place), kept, 3)
-    write = tf.train.CheckpointManager.save
+    write = tf.train.Checkpoint.write
     monkeypatch.setattr(
-        *(tf.train.CheckpointManager, "save"),
+        *(tf.train.Checkpoint, "write"),
         lambda *args, **names: (changed.wait(60), write(*args, **names)),
     )
     checkpoints.save(now)
@@ -85,7 +86,7 @@ def test_what_goes_wrong_while_it_is_written_is_told_once(
     checkpoints = Checkpoints(str(tmp_path / "run" / "checkpoints"), items(), 3)
     (tmp_path / "run" / "checkpoints").write_text("a file where the directory should be")
     checkpoints.save(progress(10))
-    with pytest.raises(tf.errors.OpError):
+    with pytest.raises(FileExistsError):
         checkpoints.wait() if then == "wait" else checkpoints.save(progress(20))
     checkpoints.wait()
 
@@ -127,13 +128,17 @@ def test_a_flipped_bit_is_damage(place: pathlib.Path) -> None:
     content = bytearray(path.read_bytes())
     content[15_000] ^= 1
     path.write_bytes(content)
+    assert [is_whole(str(place / f"step-{step}")) for step in (10, 20)] == [True, False]
     assert Checkpoints(str(place), items(), 3).restore()[0] == progress(10)
 
 
 def test_if_all_are_damaged_the_variables_stay_as_they_are(place: pathlib.Path) -> None:
     save(place, [10, 20])
+    assert is_whole(str(place / "step-20"))
     for path in place.glob("*.data-*"):
         path.write_bytes(path.read_bytes()[:-1000])
+    assert not is_whole(str(place / "step-20"))
+    assert not is_whole(str(place / "step-30"))
     found = items()
     restored, damaged = Checkpoints(str(place), found, 3).restore()
     assert (restored, len(damaged)) == (None, 2)
@@ -154,6 +159,48 @@ def test_a_damaged_list_of_checkpoints_hides_none(place: pathlib.Path, content: 
     found = items()
     assert Checkpoints(str(place), found, 3).restore() == (progress(20), [])
     assert values(found) == [20, 21, 22]
+
+
+def test_tensorflow_finds_the_newest_also_when_the_directory_was_moved(
+    place: pathlib.Path,
+) -> None:
+    save(place, [10, 20, 30], keep=2)
+    moved = place.rename(place.with_name("moved"))
+    assert tf.train.latest_checkpoint(str(moved)) == str(moved / "step-30")
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(), str(moved), max_to_keep=2)
+    assert manager.checkpoints == [str(moved / "step-20"), str(moved / "step-30")]
+
+
+def test_a_checkpoint_that_can_be_seen_is_whole(place: pathlib.Path) -> None:
+    """Whoever looks while it is written, which is what a kill would leave, finds all or nothing."""
+    done, torn = threading.Event(), []
+
+    def look() -> None:
+        while not done.is_set():
+            for path in place.glob("step-*.index"):
+                with contextlib.suppress(FileNotFoundError):  # it has been dropped meanwhile
+                    if len(path.read_bytes()) < 48:  # the footer of such a table
+                        torn.append(path.name)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    save(place, list(range(1, 60)))
+    done.set()
+    looking.join()
+    assert torn == []
+
+
+def test_a_damaged_checkpoint_that_was_passed_over_goes_with_the_next(place: pathlib.Path) -> None:
+    save(place, [10, 20, 30])
+    (place / "step-30.index").write_bytes(b"")
+    kept = Checkpoints(str(place), items(), 3)
+    assert kept.restore()[0] == progress(20)
+    kept.save(progress(25))
+    kept.wait()
+    names = {
+        f"step-{step}{end}" for step in (10, 20, 25) for end in (".index", ".data-00000-of-00001")
+    }
+    assert set(os.listdir(place)) == names | {"checkpoint"}
 
 
 def test_a_worker_restores_what_the_chief_did(place: pathlib.Path) -> None:

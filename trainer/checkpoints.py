@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import json
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -56,6 +57,9 @@ class _Saved(tf.train.experimental.PythonState):
 # What TensorFlow raises for files that are cut, altered or of another model.
 _DAMAGE = (tf.errors.OpError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
+# The files of a checkpoint. The index comes last: whoever sees it finds all of it.
+_PARTS = (".data-00000-of-00001", ".index")
+
 
 class Checkpoints:
     """The checkpoints of a run, in the layout of `tf.train.CheckpointManager`.
@@ -77,13 +81,8 @@ class Checkpoints:
             copies = tf.nest.map_structure(lambda item: tf.Variable(item, trainable=False), items)
         self._copies = tf.nest.flatten(copies)
         self._saved = _Saved(Progress())
-        _drop_damaged_list(directory)
-        self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(progress=self._saved, **copies),
-            directory,
-            max_to_keep=keep,
-            checkpoint_name=run_directory.CHECKPOINT_PREFIX.rstrip("-"),
-        )
+        self._copied = tf.train.Checkpoint(progress=self._saved, **copies)
+        self._keep = keep
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._writing: Future | None = None
 
@@ -120,11 +119,14 @@ class Checkpoints:
                 )
         return self._restored.progress, damaged
 
+    def _path(self, step: int) -> str:
+        return storage.join(self._directory, f"{run_directory.CHECKPOINT_PREFIX}{step}")
+
     def _read(self, step: int) -> str | None:
         """Restores the checkpoint of a step; returns None, or what is wrong with it."""
-        path = storage.join(self._directory, f"{run_directory.CHECKPOINT_PREFIX}{step}")
+        path = self._path(step)
         try:
-            self._checkpoint.restore(path).assert_existing_objects_matched()
+            self._checkpoint.read(path).assert_existing_objects_matched()
         except _DAMAGE as error:
             return f"{path} ({str(error).splitlines()[0][:120]})"
         return None
@@ -139,7 +141,7 @@ class Checkpoints:
         for own, variable in zip(self._copies, self._variables, strict=True):
             own.assign(variable)
         self._saved.progress = copy.deepcopy(progress)
-        self._writing = self._writer.submit(self._manager.save, checkpoint_number=progress.step)
+        self._writing = self._writer.submit(self._write, progress.step)
 
     def wait(self) -> None:
         """Returns once the checkpoint that was begun is there.
@@ -151,11 +153,30 @@ class Checkpoints:
         if writing:
             writing.result()
 
+    def _write(self, step: int) -> None:
+        path = self._path(step)
+        storage.make_directory(self._directory)
+        # TensorFlow makes the index under its own name, where a kill would leave half of it.
+        with storage.publishing(path, _PARTS) as temporary:
+            self._copied.write(temporary)
+        steps = run_directory.checkpoint_steps(os.path.dirname(self._directory))
+        older = [other for other in steps if other <= step]
+        # Those of later steps are damaged: training went on from an earlier one.
+        dropped = [other for other in steps if other > step] + older[self._keep :]
+        self._list(older[: self._keep])
+        for other in dropped:
+            for part in reversed(_PARTS):
+                with contextlib.suppress(FileNotFoundError, tf.errors.NotFoundError):
+                    storage.remove(self._path(other) + part)
 
-def _drop_damaged_list(directory: str) -> None:
-    """Removes the list that the manager keeps if it cannot be read, for the manager would fail."""
-    try:
-        tf.train.get_checkpoint_state(directory)
-    except ValueError:
-        with contextlib.suppress(OSError, tf.errors.NotFoundError):  # another worker was faster
-            storage.remove(storage.join(directory, "checkpoint"))
+    def _list(self, steps: list[int]) -> None:
+        """Writes the list by which TensorFlow's own tools find the newest (CheckpointState, text).
+
+        The names are relative, so that the directory can be moved.
+        """
+        names = [f"{run_directory.CHECKPOINT_PREFIX}{step}" for step in reversed(steps)]
+        lines = [f'model_checkpoint_path: "{names[-1]}"']
+        lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
+        # A manager drops names without a time; only the order of the names counts.
+        lines += [f"all_model_checkpoint_timestamps: {time.time()}" for _ in names]
+        storage.write_text(storage.join(self._directory, "checkpoint"), "\n".join(lines) + "\n")

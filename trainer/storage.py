@@ -14,7 +14,7 @@ import pathlib
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from trainer.errors import StorageError
 from trainer.runtime import import_tensorflow
@@ -101,9 +101,7 @@ def replacing(path: str) -> Iterator[str]:
 
     If the block raises it is removed instead.
     """
-    directory, _, name = path.rpartition("/")
-    parts = (f".partial-{uuid.uuid4().hex[:8]}-{name}" for _ in range(2))
-    temporary, old = (f"{directory}/{part}" if directory else part for part in parts)
+    temporary, old = _beside(path), _beside(path)
     try:
         yield temporary
         # A directory is not replaced by a rename, and is not to be seen half removed.
@@ -116,6 +114,33 @@ def replacing(path: str) -> Iterator[str]:
         raise
     if replaced:
         remove(old)
+
+
+@contextlib.contextmanager
+def publishing(path: str, endings: Sequence[str]) -> Iterator[str]:
+    """Yields a temporary path beside `path`, for several files that the block makes of it.
+
+    With these endings, and in this order, they then become files of `path`.
+    """
+    temporary = _beside(path)
+    try:
+        yield temporary
+        for ending in endings:
+            if is_local(temporary):
+                with open(temporary + ending, "rb") as file:
+                    os.fsync(file.fileno())
+            _rename(temporary + ending, path + ending)
+    except BaseException:
+        for ending in endings:
+            with contextlib.suppress(Exception):
+                remove(temporary + ending)
+        raise
+
+
+def _beside(path: str) -> str:
+    directory, _, name = path.rpartition("/")
+    part = f".partial-{uuid.uuid4().hex[:8]}-{name}"
+    return f"{directory}/{part}" if directory else part
 
 
 def _is_directory(path: str) -> bool:
