@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 
@@ -44,8 +45,13 @@ WORKER = textwrap.dedent("""
         sys.exit(0)
     print("met", flush=True)
     for line in sys.stdin:
-        getattr(peers, line.strip())()
-        print(line.strip(), flush=True)
+        name, *more = line.strip().split(" ", 1)
+        try:
+            getattr(peers, name)(*map(json.loads, more))
+        except TrainerError as error:
+            print(error, file=sys.stderr)
+            sys.exit(error.exit_code)
+        print(name, flush=True)
 """)
 
 # A worker counts as lost after this; the heartbeat is a second, so fewer would be a close call on
@@ -116,8 +122,18 @@ def cluster(tmp_path: pathlib.Path) -> Iterator[type[Workers]]:
         process.communicate()
 
 
+def said(process: subprocess.Popen) -> str:
+    """Returns the next line of a worker, which is killed if it says nothing."""
+    watchdog = threading.Timer(PATIENCE_S, process.kill)
+    watchdog.start()
+    try:
+        return process.stdout.readline().strip()
+    finally:
+        watchdog.cancel()
+
+
 def met(*processes: subprocess.Popen) -> bool:
-    return all(process.stdout.readline() == "met\n" for process in processes)
+    return all(said(process) == "met" for process in processes)
 
 
 def tell(process: subprocess.Popen, what: str) -> None:
@@ -290,6 +306,47 @@ def test_a_frozen_worker_is_named_within_the_timeout_and_leaves_once_it_thaws(
     assert "gave up on this worker" in words
 
 
+def test_a_worker_that_freezes_while_the_others_gather_holds_up_nobody(
+    cluster: type[Workers],
+) -> None:
+    workers = cluster(3)
+    chief, frozen = (workers.start(index, timeout_s=6) for index in (0, 1))
+    time.sleep(1.5)  # most likely they have met; it holds either way
+    frozen.send_signal(signal.SIGSTOP)
+    late = workers.start(2, timeout_s=6)
+    for process in (chief, late):
+        code, words = left(process)
+        assert code == 138
+        assert f"worker 1 ({workers.addresses[1]})" in words
+    frozen.send_signal(signal.SIGCONT)
+    assert left(frozen)[0] == 138
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_what_is_known_later_is_compared_on_all_workers(cluster: type[Workers], odd: int) -> None:
+    workers = cluster(3)
+    assert met(*workers.start_all())
+    for process in workers.started:
+        tell(process, 'agree {"devices": "1 GPU"}')
+    assert [said(process) for process in workers.started] == ["agree"] * 3
+
+    workers = cluster(3)
+    assert met(*workers.start_all())
+    for index in (2, 1, 0):
+        kind = "CPU" if index == odd else "GPU"
+        tell(workers.started[index], f'agree {{"devices": "1 {kind}"}}')
+        if index == 2:  # it hears of the difference when the others have left already
+            time.sleep(0.5)
+            workers.started[2].send_signal(signal.SIGSTOP)
+    for process in workers.started[:2]:
+        process.wait(PATIENCE_S)
+    workers.started[2].send_signal(signal.SIGCONT)
+    for process in workers.started:
+        code, words = left(process)
+        assert code == 2, words
+        assert "devices (1 " in words
+
+
 def test_a_short_freeze_costs_nothing(cluster: type[Workers]) -> None:
     workers = cluster(2)
     assert met(*workers.start_all())
@@ -310,7 +367,7 @@ def test_all_leave_together_once_the_chief_has_written(cluster: type[Workers]) -
     assert [process.poll() for process in others] == [None, None]  # the chief still writes
     tell(chief, "leave_together")
     for process in (*others, chief):  # the chief leaves last
-        assert process.stdout.readline() == "leave_together\n"
+        assert said(process) == "leave_together"
         process.kill()
 
 
@@ -334,13 +391,13 @@ def test_waiting_for_the_chief_does_not_depend_on_others(cluster: type[Workers])
     assert met(chief, worker, dying)
     tell(chief, "needs_nobody")
     tell(worker, "wait_until_done")
-    assert chief.stdout.readline() == "needs_nobody\n"
+    assert said(chief) == "needs_nobody"
     time.sleep(0.5)  # the worker says nothing until it is done
     dying.kill()
     time.sleep(1)
     assert chief.poll() is worker.poll() is None
     tell(chief, "say_done")
-    assert worker.stdout.readline() == "wait_until_done\n"
+    assert said(worker) == "wait_until_done"
 
 
 def test_a_cluster_of_one_waits_for_nobody(cluster: type[Workers]) -> None:
@@ -349,4 +406,4 @@ def test_a_cluster_of_one_waits_for_nobody(cluster: type[Workers]) -> None:
         alone = workers.start(0)  # and needs no port
         assert met(alone)
         tell(alone, "leave_together")
-        assert alone.stdout.readline() == "leave_together\n"
+        assert said(alone) == "leave_together"

@@ -350,6 +350,31 @@ def test_a_chief_that_dies_while_it_exports_finishes_alone(
 
 
 @pytest.mark.slow
+def test_a_chief_that_cannot_read_the_last_checkpoint_trains_with_the_others_again(
+    undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """It dies while it exports; alone it would end with other weights, in the last bits."""
+    directory = tmp_path / "run"
+    args = flags(tiny_dir, directory, "--epochs=3")
+    with Workers(2, *args) as workers:
+        exports = directory / "saved_model"
+        wait_until(lambda: list(exports.glob(".partial-*")), "the chief exports")
+        workers.send(0, signal.SIGKILL)
+        workers.left()
+        (newest,) = (directory / "checkpoints").glob("step-33.data-*")
+        newest.write_bytes(newest.read_bytes()[:-1000])
+        workers.start(0)
+        workers.start(1)
+        ended = workers.left()
+    assert {left.code for left in ended.values()} == {0}
+    assert "damaged checkpoint passed over" in ended[0].err
+    assert "resumed at step 22" in ended[0].out
+    found = runs.metrics(directory)
+    assert found["weights_sha256"] == runs.metrics(undisturbed)["weights_sha256"]
+    assert found["workers"] == 2
+
+
+@pytest.mark.slow
 def test_only_the_chief_writes(tiny_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """The other worker has the shared directory mounted read-only."""
     directory = tmp_path / "run"
@@ -442,6 +467,18 @@ class Network:
                 self._ip(f"netns del {name}")
 
 
+def in_namespace(name: str, tf_config: str, args: tuple[str, ...]) -> subprocess.Popen:
+    """Starts a worker on one of the hosts."""
+    return subprocess.Popen(
+        ["ip", "netns", "exec", name, sys.executable, "-m", "trainer.task", *args],
+        cwd=runs.ROOT,
+        env=runs.environment(TF_CONFIG=tf_config),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.mark.slow
 def test_workers_that_are_cut_off_from_each_other_leave(
     tiny_dir: pathlib.Path, tmp_path: pathlib.Path
@@ -451,16 +488,33 @@ def test_workers_that_are_cut_off_from_each_other_leave(
     with Network() as network, Workers(2, *args, start=()) as workers:
         workers.addresses = [f"{host}:2222" for host in network.hosts]
         for index, name in enumerate(network.names):
-            workers.running[index] = subprocess.Popen(
-                ["ip", "netns", "exec", name, sys.executable, "-m", "trainer.task", *args],
-                cwd=runs.ROOT,
-                env=runs.environment(TF_CONFIG=tf_config(workers.addresses, index)),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            workers.running[index] = in_namespace(name, tf_config(workers.addresses, index), args)
         trains(directory)
         network.cut()
         for index, left in workers.left(within_s=8).items():
             assert left.code == 138
             assert f"worker {1 - index} ({workers.addresses[1 - index]}) was lost" in left.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["frozen", "cut off"])
+def test_a_worker_that_is_lost_while_the_cluster_forms_holds_up_nobody(
+    how: str, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The chief begins the run's directory once all have met, before the first collective."""
+    directory = tmp_path / "run"
+    args = flags(tiny_dir, directory, ENDLESS, "--peer_timeout_s=8", "--cluster_timeout_s=30")
+    with Network() as network, Workers(2, *args, start=()) as workers:
+        workers.addresses = [f"{host}:2222" for host in network.hosts]
+        for index, name in enumerate(network.names):
+            workers.running[index] = in_namespace(name, tf_config(workers.addresses, index), args)
+        wait_until(directory.exists, "they have met")
+        if how == "frozen":
+            workers.send(1, signal.SIGSTOP)
+        else:
+            network.cut()
+        left = workers.left(0, within_s=8)[0]
+        assert left.code == 138
+        assert f"worker 1 ({workers.addresses[1]}) was lost" in left.err
+        workers.send(1, signal.SIGCONT)
+        assert workers.left(1, within_s=15)[1].code == 138

@@ -180,3 +180,14 @@ class Checkpoints:
         # A manager drops names without a time; only the order of the names counts.
         lines += [f"all_model_checkpoint_timestamps: {time.time()}" for _ in names]
         storage.write_text(storage.join(self._directory, "checkpoint"), "\n".join(lines) + "\n")
+
+
+def is_whole(path: str) -> bool:
+    """Whether every tensor of a checkpoint can be read (its CRC32C included), whatever it is of."""
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+    except _DAMAGE:
+        return False
+    return True

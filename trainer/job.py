@@ -82,9 +82,11 @@ def _run_there(
             return
     try:
         settled = plan.settle(config, cluster, dataset, recorded)
+        if len(cluster.workers) > 1:
+            peers.agree(plan.settled_statement(settled))
         stop.take_back()
         if cluster.is_chief:
-            trained = recorded and _trained_to_the_end(config, dataset)
+            trained = recorded and _only_finishing_is_left(config, dataset)
             plan.record(settled, dataset, recorded.settled if trained else None)
         _introduce(settled, dataset, console)
         _train_and_finish(settled, dataset, recorded, peers, console, stop)
@@ -107,28 +109,34 @@ def _prepare(
     """
     said: list[str] = []
 
-    def data_and_workers() -> tuple[Config, Cluster, Dataset]:
+    def meet(named: Config, loaded: Dataset) -> None:
+        peers.meet(
+            plan.statement(named, loaded),
+            timeout_s=config.cluster_timeout_s,
+            finished=functools.partial(_has_finished, named),
+        )
+
+    def data_and_workers() -> tuple[Config, Dataset, bool]:
         loaded = dataset or data.load(_dataset_name(config), config.data_dir, notify=said.append)
         named = dataclasses.replace(
             config.resolved(),
             dataset=loaded.name,
             model_dir=config.model_dir or run_directory.default_path(loaded.name, config.model),
         )
-        if len(cluster.workers) == 1:
-            return named, cluster, loaded
-        if cluster.is_chief and _trained_to_the_end(named, loaded):
-            return named, Cluster(), loaded
-        peers.meet(
-            plan.statement(named, loaded),
-            timeout_s=config.cluster_timeout_s,
-            finished=functools.partial(_has_finished, named),
-        )
-        return named, cluster, loaded
+        chief_may_finish = cluster.is_chief and _trained_to_the_end(named, loaded)
+        if len(cluster.workers) > 1 and not chief_may_finish:
+            meet(named, loaded)
+        return named, loaded, chief_may_finish
 
     preparing = _in_background(data_and_workers)
     try:
         runtime.import_tensorflow()
-        return preparing.result()
+        named, loaded, chief_may_finish = preparing.result()
+        if len(cluster.workers) > 1 and chief_may_finish:
+            if _only_finishing_is_left(named, loaded):
+                return named, Cluster(), loaded
+            meet(named, loaded)
+        return named, cluster, loaded
     finally:
         for text in said:
             console.warn(text)
@@ -163,10 +171,21 @@ def _has_finished(config: Config) -> bool:
 
 
 def _trained_to_the_end(config: Config, dataset: Dataset) -> bool:
-    """Whether the run's newest checkpoint is of its last step, so that only finishing is left."""
+    """Whether the run's newest checkpoint is of its last step."""
     steps = plan.epoch_end(config, plan.examples_to_train_on(config, dataset), config.epochs)
     newest = run_directory.checkpoint_steps(config.model_dir)[:1]
     return newest == [steps]
+
+
+def _only_finishing_is_left(config: Config, dataset: Dataset) -> bool:
+    """Whether that checkpoint can also be read: else there are steps to train again."""
+    from trainer.checkpoints import is_whole
+
+    if not _trained_to_the_end(config, dataset):
+        return False
+    step = run_directory.checkpoint_steps(config.model_dir)[0]
+    directory = storage.join(config.model_dir, run_directory.CHECKPOINTS)
+    return is_whole(storage.join(directory, f"{run_directory.CHECKPOINT_PREFIX}{step}"))
 
 
 def _introduce(settled: Plan, dataset: Dataset, console: Console) -> None:

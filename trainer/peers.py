@@ -3,7 +3,8 @@
 TensorFlow finds out slowly or not at all that a worker never came, differs or froze, and does not
 say which. So every two workers keep a connection of their own. It is made on the address that the
 worker's gRPC server takes afterwards, so it needs no other port, and it carries lines: a greeting
-with what has to agree, then a heartbeat a second, and a word when a worker is done.
+with what has to agree, then a heartbeat a second, what else has to agree once that is known, and a
+word when a worker is done.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Peers:
         self._cluster, self._silence_s = cluster, silence_s
         self._sockets: dict[int, socket.socket] = {}
         self._statements: dict[int, Mapping[str, str]] = {}
+        self._later: dict[int, Mapping[str, str]] = {}
         self._changed = threading.Condition()
         self._meeting = True
         self._needed: set[int] = set()
@@ -100,7 +102,11 @@ class Peers:
             with self._changed:
                 self._drop_closed()
                 if others <= self._statements.keys():
-                    self._compare(statement)
+                    self._compare(
+                        statement,
+                        self._statements,
+                        "start all workers with the same flags, code and data",
+                    )
                 if others <= self._sockets.keys():
                     return
                 missing = sorted(others - self._sockets.keys())
@@ -133,8 +139,10 @@ class Peers:
                     connection.close()
                     del self._sockets[other]
 
-    def _compare(self, statement: Mapping[str, str]) -> None:
-        for other, theirs in sorted(self._statements.items()):
+    def _compare(
+        self, statement: Mapping[str, str], others: Mapping[int, Mapping[str, str]], advice: str
+    ) -> None:
+        for other, theirs in sorted(others.items()):
             names = sorted(
                 name
                 for name in statement.keys() | theirs.keys()
@@ -147,8 +155,31 @@ class Peers:
                 )
                 raise UsageError(
                     f"{self._names([other])} differs from worker {self._cluster.index} in"
-                    f" {differing}; start all workers with the same flags, code and data"
+                    f" {differing}; {advice}"
                 )
+
+    def agree(self, statement: Mapping[str, str]) -> None:
+        """Compares what became known after the workers met; a worker that is lost ends the process.
+
+        Args:
+          statement: what has to be equal on all workers, by the name to call it in an error.
+
+        Raises:
+          UsageError: a worker states something else; every worker raises this then.
+        """
+        others = set(range(len(self._cluster.workers))) - {self._cluster.index}
+        self._send(b"agree " + json.dumps(dict(statement)).encode() + b"\n")
+        with self._changed:
+            self._changed.wait_for(lambda: others <= self._later.keys())
+        try:
+            self._compare(
+                statement, self._later, "give a flag that settles it, or start equal machines"
+            )
+        except UsageError:
+            # Whoever has not read all statements yet must not take this worker's end for a loss.
+            self.needs_nobody()
+            self._send(b"bye\n")
+            raise
 
     def _listen(self) -> socket.socket:
         address = self._cluster.workers[self._cluster.index]
@@ -233,6 +264,10 @@ class Peers:
                 if b"bye" in lines:
                     self._needed.discard(other)
                 for line in lines:
+                    if line.startswith(b"agree "):
+                        with self._changed:
+                            self._later[other] = json.loads(line[6:])
+                            self._changed.notify_all()
                     if match := _LOST.fullmatch(line):
                         self._told_lost(other, int(match[1]), match[2].decode())
                 if not words:

@@ -112,6 +112,15 @@ def settle(config: Config, cluster: Cluster, dataset: Dataset, recorded: Recorde
     )
 
 
+def settled_statement(plan: Plan) -> Mapping[str, str]:
+    """Returns what all workers have to agree in once their devices are known."""
+    return {
+        "--precision": plan.precision,
+        "--jit_compile": plan.jit_compile,
+        "devices": f"{len(plan.devices.local_replicas)} {plan.devices.kind}",
+    }
+
+
 def record(plan: Plan, dataset: Dataset, settled: Mapping[str, Any] | None = None) -> None:
     """Makes the run's directory, clears it of what a killed process left, and writes `config.json`.
 
