@@ -303,8 +303,8 @@ def _squares(tensor):
     step of `mlp`.
     """
     squares = tf.reshape(tf.square(tensor), [-1])
-    while (size := squares.shape[0]) > 1000 and size % 2 == 0:
-        squares = squares[: size // 2] + squares[size // 2 :]
+    while squares.shape[0] > 1000 and squares.shape[0] % 2 == 0:
+        squares = tf.add(*tf.split(squares, 2))
     return tf.reduce_sum(squares)
 
 
