@@ -64,10 +64,9 @@ class Bench:
             ]
             if curves[0] != curves[1]:
                 found.append(f"the events of {part} differ")
-        paths = [path.relative_to(directory) for path in directory.rglob("*")]
-        found += [f"left over: {path}" for path in paths if LEFTOVER.search(path.name)]
-        if set(os.listdir(directory)) != set(os.listdir(self.undisturbed)):
-            found.append(f"other files: {sorted(os.listdir(directory))}")
+        names = [_names(run) for run in (directory, self.undisturbed)]
+        found += [f"left over: {name}" for name in sorted(names[0] - names[1])]
+        found += [f"missing: {name}" for name in sorted(names[1] - names[0])]
         return found
 
     def finish(self, directory: pathlib.Path, *more: str) -> tuple[str, list[str]]:
@@ -77,6 +76,12 @@ class Bench:
         if process.returncode:
             return err, [f"exit code {process.returncode}: {err[-500:]}"]
         return err, self.differences(directory)
+
+
+def _names(directory: pathlib.Path) -> set[str]:
+    """Returns what lies in a run's directory; event files are called after the time."""
+    paths = (str(path.relative_to(directory)) for path in directory.rglob("*"))
+    return {re.sub(r"\.tfevents\..*", ".tfevents", path) for path in paths}
 
 
 def _start(

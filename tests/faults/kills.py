@@ -19,7 +19,7 @@ from .table import Row
 KILLS_A_RUN = 10
 # Files that are being written live for milliseconds.
 _LOOK_S = 0.0003
-_HALF = re.compile(r"\.partial-|_temp|\.tempstate")
+_HALF = re.compile(r"\.partial-")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Moment:
 
 ANY = "at any moment of the clock"
 TRAINING = "in training"
-CHECKPOINT = Moment("while a checkpoint is written", r"_temp|\.tempstate", ("checkpoints",))
+CHECKPOINT = Moment("while a checkpoint is written", r"\.partial-", ("checkpoints",))
 SAVED_MODEL = Moment("while the SavedModel is written", r"\.partial-", ("saved_model",), 0.3)
 PICTURE = Moment("while the pictures are drawn", r"^\d+$", ("saved_model",), 0.8)
 REPORT = Moment(
