@@ -56,7 +56,7 @@ def numbers(batch: list[np.ndarray]) -> np.ndarray:
     return batch[0][:, 14, 14]
 
 
-@pytest.mark.parametrize("augment", ["none", "shift", "affine"])
+@pytest.mark.parametrize("augment", ["none", "shift", "affine", "elastic"])
 def test_a_batch_does_not_depend_on_the_length_of_the_loop_or_the_start(augment: str) -> None:
     whole = steps(0, 23, augment=augment)
     for loop in (1, 4, 23, 100):
@@ -65,7 +65,7 @@ def test_a_batch_does_not_depend_on_the_length_of_the_loop_or_the_start(augment:
     assert_same(late, {step: whole[step] for step in range(13, 23)})
 
 
-@pytest.mark.parametrize("augment", ["none", "shift", "affine"])
+@pytest.mark.parametrize("augment", ["none", "shift", "affine", "elastic"])
 @pytest.mark.parametrize(("replicas", "workers"), [(2, 1), (4, 1), (4, 2), (3, 3)])
 def test_replicas_and_workers_share_the_very_same_batch(
     replicas: int, workers: int, augment: str
@@ -104,6 +104,9 @@ def test_every_image_keeps_its_label() -> None:
         np.testing.assert_array_equal(numbers(batch) % 10, batch[1])
     for batch in steps(0, 30, augment="affine").values():
         np.testing.assert_array_equal(numbers(batch) % 10, batch[1])
+    for batch in steps(0, 30, augment="elastic").values():
+        # Rounding after interpolation moves a value of these flat images by at most one.
+        assert np.isin((numbers(batch).astype(int) - batch[1] + 1) % 10, (0, 1, 2)).all()
 
 
 def test_order_and_distortion_change_with_the_seed_and_the_step() -> None:
@@ -180,6 +183,22 @@ def test_shifts_stay_within_half_a_pixel_and_use_all_of_it() -> None:
     assert abs(shifts.mean()) < 0.05
 
 
+def undistorted_place(draw: np.ndarray, y: int, x: int, strength: float = 1.0) -> np.ndarray:
+    """Where (down, right) in the image the affine part of a distortion takes a pixel from."""
+    down, right, turn, tall, wide, slant = map(float, draw[:6])
+    angle = strength * turn * math.radians(10)
+    height, width = 1 + strength * 0.1 * tall, 1 + strength * 0.1 * wide
+    # From a pixel of the result, about the centre, back to the image.
+    back = np.array(
+        [
+            [math.cos(angle) / width, math.sin(angle) / width + strength * 0.1 * slant],
+            [-math.sin(angle) / height, math.cos(angle) / height],
+        ]
+    )
+    from_x, from_y = back @ (x - 13.5, y - 13.5)
+    return np.array([from_y + 13.5 + 1.5 * down, from_x + 13.5 + 1.5 * right])
+
+
 def test_affine_turns_scales_shears_and_shifts_about_the_centre() -> None:
     images = random_images(6)
     draws = np.random.default_rng(5).uniform(-1, 1, (6, 6)).astype(np.float32)
@@ -187,30 +206,49 @@ def test_affine_turns_scales_shears_and_shifts_about_the_centre() -> None:
     results = pipeline.affine(tf.constant(images), tf.constant(draws)).numpy()
     np.testing.assert_array_equal(results[0], images[0])
     for image, draw, result in zip(images, draws, results, strict=True):
-        down, right, turn, tall, wide, slant = map(float, draw)
-        angle = turn * math.radians(10)
-        # From a pixel of the result, about the centre, back to the image.
-        back = np.array(
-            [
-                [math.cos(angle) / (1 + 0.1 * wide), math.sin(angle) / (1 + 0.1 * wide)],
-                [-math.sin(angle) / (1 + 0.1 * tall), math.cos(angle) / (1 + 0.1 * tall)],
-            ]
-        )
-        back[0, 1] += 0.1 * slant
         expected = np.zeros((28, 28))
         for y in range(28):
             for x in range(28):
-                from_x, from_y = back @ (x - 13.5, y - 13.5)
-                at = (from_y + 13.5 + 1.5 * down, from_x + 13.5 + 1.5 * right)
-                expected[y, x] = sampled(image, *at)
+                expected[y, x] = sampled(image, *undistorted_place(draw, y, x))
         # The kernel cuts fractions off; float32 coordinates move a value by far less than one.
         difference = expected - result
         assert difference.min() > -0.1
         assert difference.max() < 1.1
 
 
-def test_distortion_keeps_what_a_batch_is_made_of() -> None:
-    plain, distorted = steps(0, 5), steps(0, 5, augment="affine")
+def b_spline(at: float, degree: int = 3) -> float:
+    """The basis function on (-2, 2) for degree 3, by the recursion of Cox and de Boor."""
+    half = (degree + 1) / 2
+    if degree == 0:
+        return float(-0.5 <= at < 0.5)
+    rising = (at + half) * b_spline(at + 0.5, degree - 1)
+    falling = (half - at) * b_spline(at - 0.5, degree - 1)
+    return (rising + falling) / degree
+
+
+def test_elastic_is_a_stronger_affine_and_a_bend() -> None:
+    images = random_images(4)
+    draws = np.random.default_rng(6).uniform(-1, 1, (4, 38)).astype(np.float32)
+    draws[0] = 0
+    draws[1, :6] = 0
+    draws[2, 6:] = 0
+    results = pipeline.elastic(tf.constant(images), tf.constant(draws)).numpy()
+    np.testing.assert_array_equal(results[0], images[0])
+    spline = np.array([[b_spline((p + 0.5) / 7 - 0.5 - c) for c in range(4)] for p in range(28)])
+    spline /= spline.sum(1, keepdims=True)
+    for image, draw, result in zip(images, draws, results, strict=True):
+        bend = np.einsum("yi,aij,xj->yxa", spline, 2.0 * draw[6:].reshape(2, 4, 4), spline)
+        expected = np.zeros((28, 28))
+        for y in range(28):
+            for x in range(28):
+                place = undistorted_place(draw, y, x, strength=1.5) + bend[y, x, ::-1]
+                expected[y, x] = sampled(image, *place)
+        assert np.abs(expected - result).max() < 0.6  # rounded, from float32 coordinates
+
+
+@pytest.mark.parametrize("augment", ["affine", "elastic"])
+def test_distortion_keeps_what_a_batch_is_made_of(augment: str) -> None:
+    plain, distorted = steps(0, 5), steps(0, 5, augment=augment)
     for step in plain:
         np.testing.assert_array_equal(plain[step][1], distorted[step][1])
         assert distorted[step][0].dtype == np.uint8

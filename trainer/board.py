@@ -62,9 +62,12 @@ def first_digits(run: Run, count: int = 128) -> np.ndarray:
     images = run.dataset.train_images[order.numpy()]
     if config.augment == "none":
         return images
-    (draws,) = pipeline.uniform_draws(tf.range(1, dtype=tf.int64), count, 0, count, config.seed)
-    if config.augment == "affine":
-        return pipeline.affine(images, draws).numpy()
+    drawn = pipeline.DRAWS[config.augment]
+    (draws,) = pipeline.uniform_draws(
+        tf.range(1, dtype=tf.int64), count, 0, count, drawn, config.seed
+    )
+    if config.augment in pipeline.DISTORTIONS:
+        return pipeline.DISTORTIONS[config.augment](images, draws).numpy()
     moved = pipeline.shift(tf.cast(images, tf.float32), draws[:, :2] * pipeline.SHIFT)
     return tf.cast(moved, tf.uint8).numpy()
 
@@ -144,7 +147,10 @@ def tested(run: Run, probabilities: np.ndarray, loss: float, accuracy: float) ->
         images, labels = run.dataset.test_images, run.dataset.test_labels
         _show_answers(run, "test", images, labels, probabilities)
         _project(run, images[:_EMBEDDED], labels[:_EMBEDDED], probabilities[:_EMBEDDED])
-    left_out = ("model_dir", "data_dir", "resume", "profile", "summaries")
+    left_out = (  # they say where and how the run is kept, not what is learned
+        *("model_dir", "data_dir", "resume", "profile", "summaries"),
+        *("checkpoint_every", "keep_checkpoints", "cluster_timeout_s", "peer_timeout_s"),
+    )
     run.summaries.hyperparameters(
         {
             name: value
@@ -195,7 +201,7 @@ def pr_curve(positive: np.ndarray, score: np.ndarray) -> np.ndarray:
 
     Returns:
       float64 [6, 101]: true and false positives, true and false negatives, precision, recall, where
-      a score counts as positive from 0, 0.01, ... 1 on. As in `tensorboard.plugins.pr_curve`.
+      a score counts as positive from 0, 0.01, ... 1 on: what `tensorboard.plugins.pr_curve` reads.
     """
     buckets = np.floor(score * (_THRESHOLDS - 1)).astype(int)
 
@@ -203,7 +209,8 @@ def pr_curve(positive: np.ndarray, score: np.ndarray) -> np.ndarray:
         return np.bincount(buckets[chosen], minlength=_THRESHOLDS)[::-1].cumsum()[::-1]
 
     true, false = at_least(positive), at_least(~positive)
-    precision = true / np.maximum(true + false, 1)
+    # Where nothing counts as positive nothing is wrong: the curve ends at 1, not at 0.
+    precision = np.where(true + false, true / np.maximum(true + false, 1), 1)
     recall = true / max(true[0], 1)
     return np.stack([true, false, false[0] - false, true[0] - true, precision, recall])
 

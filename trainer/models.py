@@ -50,7 +50,27 @@ def cnn(pool: type[layers.Layer]) -> list[layers.Layer]:
     ]
 
 
-MODELS: dict[str, Callable[[type[layers.Layer]], list[layers.Layer]]] = {"mlp": mlp, "cnn": cnn}
+def convnet(pool: type[layers.Layer]) -> list[layers.Layer]:
+    """Four convolutions and a wider hidden layer: the best accuracy for minutes of training."""
+    relu = {"activation": "relu", "kernel_initializer": "he_normal"}
+    return [
+        layers.Reshape((28, 28, 1)),
+        layers.Conv2D(32, 5, padding="same", name="conv1", **relu),
+        pool(name="pool1"),
+        layers.Conv2D(64, 3, padding="same", name="conv2", **relu),
+        layers.Conv2D(64, 3, padding="same", name="conv3", **relu),
+        pool(name="pool2"),
+        layers.Conv2D(128, 3, padding="same", name="conv4", **relu),
+        layers.Flatten(),
+        layers.Dense(256, name="hidden", **relu),
+    ]
+
+
+MODELS: dict[str, Callable[[type[layers.Layer]], list[layers.Layer]]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "convnet": convnet,
+}
 
 
 def build(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 
-AUGMENTATIONS = ("none", "shift", "affine")
+AUGMENTATIONS = ("none", "shift", "affine", "elastic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,17 @@ RECIPES = {
         weight_decay=0.01,
         label_smoothing=0.1,
         augment="affine",
+        steps_per_loop=20,
+        bfloat16=True,
+        jit_compile="step",
+    ),
+    "convnet": Recipe(
+        batch_size=64,
+        learning_rate=2e-3,
+        warmup=0.2,
+        weight_decay=0.02,
+        label_smoothing=0.1,
+        augment="elastic",
         steps_per_loop=20,
         bfloat16=True,
         jit_compile="step",
