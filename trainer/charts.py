@@ -303,7 +303,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray) -> str:
     """
     confidence, right = probabilities.max(1), probabilities.argmax(1) == labels
     bins = np.minimum((confidence * 10).astype(int), 9)
-    left, top, size = 60, 16, 300
+    left, top, size = 60, 16, 280
 
     def at(x: float, y: float) -> tuple[float, float]:
         return left + x * size, top + (1 - y) * size

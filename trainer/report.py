@@ -59,7 +59,9 @@ pre { background: #f5f5f5; padding: .75rem 1rem; border-radius: .25rem; white-sp
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt }
   .figures { grid-template-columns: 1fr 1fr; gap: 1.25rem 1.75rem }
-  .tables { grid-template-columns: 1fr 1fr }
+  .facts { grid-template-columns: repeat(5, 1fr) } .facts dd { font-size: 1.125rem }
+  .tables { grid-template-columns: 1fr 1fr; gap: 0 8mm }
+  table, td, pre { font-size: 7.5pt } th, td { padding: .8mm 3mm .8mm 0 }
   h2 { break-after: avoid } tr, pre { break-inside: avoid }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
 }
