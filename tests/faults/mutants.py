@@ -199,9 +199,11 @@ class Npz(Format):
 
         path = self.place / "mnist.npz"
         path.write_bytes(content)
-        found = npz.read(path)
-        if set(os.listdir(self.place)) != {"mnist.npz"}:
-            raise Wrong("ran code or unpacked a member")
+        try:
+            found = npz.read(path)
+        finally:
+            if set(os.listdir(self.place)) != {"mnist.npz"}:
+                raise Wrong("ran code or unpacked a member")
         with np.load(path, allow_pickle=False) as archive:
             return all(_agree(f, archive[name]) for f, name in zip(found, npz.MEMBERS, strict=True))
 
