@@ -33,7 +33,9 @@ def main() -> int:
     failed = False
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         shared = bench.make(pathlib.Path(place))
-        print(f"seed {flags.seed}; undisturbed in {shared.life_s:.1f} s", flush=True)
+        print(
+            f"seed {flags.seed}; undisturbed, a run takes {shared.life_s:.1f} s of CPU", flush=True
+        )
         for name in flags.faults or FAULTS:
             function, tries = FAULTS[name]
             rows = function(shared, flags.tries or tries, flags.seed)

@@ -118,7 +118,8 @@ def _life(
             else [ANY, SAVED_MODEL, PICTURE, REPORT]
         )
         if kind == ANY:
-            _sleep(process, chance.uniform(0, bench.life_s))
+            moment = chance.uniform(0, bench.life_s)
+            _wait(process, lambda p=process, end=moment: _lived_s(p) >= end)
         elif kind == TRAINING:
             _wait(process, lambda target=target: steps_saved(directory) >= target)
             _sleep(process, chance.uniform(0, 0.05))
@@ -145,3 +146,11 @@ def _sleep(process: subprocess.Popen, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(min(_LOOK_S, max(0.0, deadline - time.monotonic())))
+
+
+def _lived_s(process: subprocess.Popen) -> float:
+    """Seconds of CPU that a process has taken: utime and stime of proc_pid_stat(5)."""
+    with contextlib.suppress(OSError):
+        fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return float("inf")
