@@ -313,8 +313,8 @@ PROMISES = (
         "test_storage.py::test_leftovers_are_removed_and_nothing_else",
         "storage.py",
         "if _TEMPORARY.match(name) or _UNFINISHED.match(name):",
-        "if _TEMPORARY.match(name):",
-        "unfinished checkpoints stay",
+        "if _UNFINISHED.match(name):",
+        "what has a temporary name stays",
     ),
     Promise(
         "a finished run has every promised file",
