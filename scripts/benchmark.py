@@ -5,6 +5,7 @@
   scripts/benchmark.py jobs --repeats 3                  the whole job against scripts/peers/
   scripts/benchmark.py jobs --peer mine='python my.py'   ... or against any other program
   scripts/benchmark.py pipeline                          the input pipeline alone
+  scripts/benchmark.py summaries --repeats 3             what all that TensorBoard shows costs a job
   scripts/benchmark.py workers --counts 1 2 4            weak scaling: workers pinned to a core each
 
 A peer prints JSON lines, the last with `wall_seconds`. Jobs take turns, and medians are compared,
@@ -17,6 +18,7 @@ import argparse
 import json
 import os
 import pathlib
+import resource
 import shlex
 import socket
 import statistics
@@ -45,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
     keras_fit = f"keras_fit={shlex.quote(sys.executable)} scripts/peers/keras_fit.py"
     jobs_parser.add_argument("--peer", action="append", metavar="NAME=COMMAND")
     commands.add_parser("pipeline", help="examples a second that the input pipeline delivers")
+    summaries_parser = commands.add_parser("summaries", help="the job with and without pictures")
+    summaries_parser.add_argument("--repeats", type=int, default=3)
     workers_parser = commands.add_parser("workers", help="weak scaling of several workers (Linux)")
     workers_parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4])
     workers_parser.add_argument("--model", default="cnn")
@@ -54,6 +58,8 @@ def main(argv: Sequence[str]) -> int:
         results(options.model, options.epochs, options.seeds)
     elif options.command == "jobs":
         jobs(options.repeats, options.peer or [keras_fit])
+    elif options.command == "summaries":
+        summaries(options.repeats)
     elif options.command == "workers":
         workers(options.counts, options.model, options.repeats)
     else:
@@ -114,6 +120,29 @@ def jobs(repeats: int, peers: Sequence[str]) -> None:
     for name, all_seconds in seconds.items():
         median = statistics.median(all_seconds)
         print(f"{name}: median {median:.1f} s; trainer.task takes {ours / median:.2f} of it")
+
+
+def summaries(repeats: int) -> None:
+    """Prints what `--summaries=full`, the default, costs in wall and processor time."""
+    spent: dict[str, list[tuple[float, float]]] = {"full": [], "minimal": []}
+    for turn in range(repeats):
+        for kind in ("full", "minimal") if turn % 2 else ("minimal", "full"):
+            before = _processor_seconds()
+            _, seconds = train(f"--summaries={kind}")
+            spent[kind].append((seconds, _processor_seconds() - before))
+            print(f"turn {turn + 1}: {kind} {seconds:.1f} s", flush=True)
+    for number, name in enumerate(("wall", "processor")):
+        medians = {kind: statistics.median(row[number] for row in spent[kind]) for kind in spent}
+        print(
+            f"{name} time: full {medians['full']:.2f} s, minimal {medians['minimal']:.2f} s,"
+            f" {medians['full'] / medians['minimal'] - 1:+.1%}"
+        )
+
+
+def _processor_seconds() -> float:
+    """Of all child processes that have ended: less noisy than a clock beside other programs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _peer(command: Sequence[str]) -> Callable[[], float]:
