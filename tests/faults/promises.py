@@ -350,7 +350,7 @@ PROMISES = (
     ),
     Promise(
         "a run can live on any file system of `tf.io.gfile`",
-        "test_storage.py::test_what_is_written_is_read_back",
+        "test_run_directory.py::test_a_run_can_live_anywhere_that_tensorflow_reads",
         "storage.py",
         'return "://" not in path',
         "return True",
@@ -464,16 +464,8 @@ def seen_to_fail(promise: Promise, copy: pathlib.Path) -> str:
 
 
 def _pytest(test: str, copy: pathlib.Path) -> tuple[int, str]:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        f"tests/{test}",
-    ]
+    options = ("-q", "-x", "-p", "no:cacheprovider", "-m", "slow or not slow")
+    command = [sys.executable, "-m", "pytest", *options, f"tests/{test}"]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 
