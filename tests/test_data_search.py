@@ -282,6 +282,7 @@ def test_the_command_accepts_digits_that_are_not_the_published_ones_and_says_so(
         (["--data_dir=D", "--dataset=synthetic"], 2, "'synthetic'"),
         (["--data_dir=/dev/null"], 2, "/dev/null is not a directory"),
         (["--data_dir=/dev/null/x"], 2, "cannot write /dev/null/x"),
+        (["--data_dir=/dev/null/x\ny"], 2, r"cannot write /dev/null/x\ny"),
         (["--data_dir=DAMAGED"], 3, "t10k-labels-idx1-ubyte.gz: not a sound gzip file"),
         (["--data_dir=EMPTY"], 3, "lacks train-images-idx3-ubyte"),
     ],

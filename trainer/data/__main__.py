@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from trainer.data import to_stderr
 from trainer.data.published import PUBLISHED, Published
+from trainer.entry import printable
 from trainer.errors import DataError, TrainerError, UsageError
 
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         flags = parser.parse_args(argv)
         print("\n".join(fetch_and_check(flags.data_dir, flags.dataset)))
     except TrainerError as error:
-        to_stderr(f"error: {error}")
+        to_stderr(f"error: {printable(str(error))}")
         return error.exit_code
     except KeyboardInterrupt:
         to_stderr("stopped; the same command continues where this one was")
