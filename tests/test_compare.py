@@ -57,6 +57,7 @@ def test_a_process_shows_what_differs_without_tensorflow_and_names_what_it_canno
     assert "holds no run" in errors[1]
     assert ["learning_rate", "0.1", "0.2", "0.2"] in map(str.split, done.stdout.splitlines())
     assert "precision" not in done.stdout
+    assert "model_dir" not in done.stdout  # where a run is makes no difference
     assert "not finished: 2 of 2 epochs" in done.stdout
     assert "95.00% (+5.00 pp)" in done.stdout
     said = texts(output.read_text())
@@ -72,6 +73,7 @@ def test_each_run_has_its_curves_and_its_number_where_they_end() -> None:
     points = [line.get("points").split() for line in lines]
     assert [len(each) for each in points] == [1, 1, 2, 1]
     assert points[0] == points[2][:1]  # the same epoch, the same value
+    assert [line.get("stroke-dasharray") is None for line in lines] == [True, False] * 2
     colours = [line.get("stroke") for line in lines]
     assert colours[0] == colours[1] != colours[2] == colours[3]
     assert "not measured" in texts(svg)  # accuracy
