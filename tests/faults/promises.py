@@ -18,6 +18,7 @@ import tempfile
 from .table import DOCUMENT, replaced
 
 ROOT = pathlib.Path(__file__).parents[2]
+HEAD = "| promise | test | how it was broken |\n| --- | --- | --- |\n"
 BEGIN, END = "<!-- promises -->\n", "<!-- /promises -->"
 
 
@@ -470,6 +471,12 @@ def _pytest(test: str, copy: pathlib.Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def _line(promise: Promise, wrong: str) -> str:
+    file, _, name = promise.test.partition("::")
+    verdict = promise.how if not wrong else f"NOT SEEN TO FAIL: {wrong}"
+    return f"| {promise.promise} | {f'`{file}` {name}'.strip()} | `{promise.file}`: {verdict} |\n"
+
+
 def main() -> int:
     """Breaks all, or those whose test or text has the word given; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.promises", description=__doc__)
@@ -486,14 +493,9 @@ def main() -> int:
             wrong = seen_to_fail(promise, copy)
             failed += bool(wrong)
             print(f"{promise.test}: {wrong or 'fails, as it should'}", flush=True)
-            verdict = promise.how if not wrong else f"NOT SEEN TO FAIL: {wrong}"
-            where, _, name = promise.test.partition("::")
-            test = f"`{where}` {name.replace('|', ' ')}".strip()
-            lines.append(f"| {promise.promise} | {test} | `{promise.file}`: {verdict} |")
+            lines.append(_line(promise, wrong))
     if flags.write:
-        head = "| promise | test | how it was broken |\n| --- | --- | --- |\n"
-        table = head + "\n".join(lines) + "\n"
-        DOCUMENT.write_text(replaced(DOCUMENT.read_text(), BEGIN, END, table))
+        DOCUMENT.write_text(replaced(DOCUMENT.read_text(), BEGIN, END, HEAD + "".join(lines)))
     return min(failed, 1)
 
 
