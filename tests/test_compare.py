@@ -79,15 +79,20 @@ def test_each_run_has_its_curves_and_its_number_where_they_end() -> None:
     assert "not measured" in texts(svg)  # accuracy
 
 
-def test_numbers_of_curves_that_end_together_do_not_lie_on_each_other() -> None:
-    history = [{"epoch": 1, "validation_loss": 0.4, "validation_accuracy": 0.9}]
-    svg = charts.compared([(f"run {number}", history) for number in range(9)])
-    written = [each for each in ET.fromstring(svg).iter() if each.tag.endswith("text")]
-    places = [(each.get("x"), each.get("y")) for each in written]
-    assert len(places) == len(set(places))
-    heights = sorted(float(each.get("y")) for each in written if each.get("x") == "84")
+def test_numbers_of_curves_that_end_together_stand_apart_beside_their_panel() -> None:
+    history = [
+        {"epoch": 1, "validation_loss": 0.9, "validation_accuracy": 0.5},
+        {"epoch": 2, "validation_loss": 0.1, "validation_accuracy": 0.9},
+    ]
+    drawn = ET.fromstring(charts.compared([(f"run {number}", history) for number in range(9)]))
+    written = [each for each in drawn.iter() if each.tag.endswith("text")]
+    heights = sorted(float(each.get("y")) for each in written if each.get("x") == "390")
     assert len(heights) == 18  # nine in each panel
     assert min(b - a for a, b in itertools.pairwise(heights)) >= 14
+    # Losses end at the lower edge of their panel, accuracies at the upper edge of theirs.
+    (between,) = (float(each.get("y")) for each in written if each.text == "Accuracy")
+    assert heights[8] < between - 20
+    assert heights[9] > between + 20
 
 
 def test_wrong_command_lines_are_one_line_and_exit_2(tmp_path, capsys):
