@@ -48,7 +48,8 @@ def main() -> int:
                 )
             failed = failed or any(row.wrong for row in rows)
             if flags.write:
-                table.write(rows, f"python -m tests.faults {name} --seed {flags.seed}")
+                more = f" --tries {flags.tries}" if flags.tries else ""
+                table.write(rows, f"python -m tests.faults {name}{more} --seed {flags.seed}")
     return failed
 
 

@@ -133,7 +133,10 @@ def _life(
             return
         tally = tallies[kind if isinstance(kind, str) else kind.name]
         tally.kills += 1
-        tally.caught += any(_HALF.search(path.name) for path in directory.rglob("*"))
+        tally.caught += any(
+            _HALF.search(path.name) and path.lstat().st_ctime_ns > since
+            for path in directory.rglob("*")
+        )
         tally.wrong += unsound(directory)
 
 
