@@ -160,7 +160,7 @@ def history(directory: pathlib.Path | str) -> list[dict[str, str]]:
 
 def result(directory: pathlib.Path | str) -> dict[str, Any]:
     """Returns what equal runs have in common: weights, metrics and history without the times."""
-    timed = ("train_seconds", "wall_seconds", "examples_per_second", "resumed_from_step")
+    timed = ("train_seconds", "wall_seconds", "seconds", "examples_per_second", "resumed_from_step")
     rows = [{k: v for k, v in row.items() if k not in timed} for row in history(directory)]
     found = {k: v for k, v in metrics(directory).items() if k not in timed}
     return found | {"history": rows}

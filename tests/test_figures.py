@@ -74,3 +74,14 @@ def test_a_run_leaves_its_picture(trained: conftest.Run) -> None:
     image.load()
     assert image.format == "PNG"
     assert share(image, charts.ORANGE) > 0
+
+
+def test_the_calibration_error_is_the_mean_gap_between_confidence_and_truth() -> None:
+    probabilities = np.full((8, 10), 0.0)
+    labels = np.arange(8)
+    sure = np.array([1.0, 1.0, 1.0, 1.0, 0.52, 0.52, 0.88, 0.88])
+    probabilities[np.arange(8), labels] = sure
+    probabilities[:, 9] = 1 - sure
+    labels[[3, 4]] = 8  # one of the four surest is wrong, one of the two at 52 %
+    expected = 4 / 8 * (1 - 0.75) + 2 / 8 * (0.52 - 0.5) + 2 / 8 * (1 - 0.88)
+    assert charts.calibration_error(labels, probabilities) == pytest.approx(expected)

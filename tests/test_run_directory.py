@@ -116,7 +116,8 @@ METRICS = {
     **dict.fromkeys(("examples_train", "examples_validation", "examples_test"), int),
     **dict.fromkeys(("replicas", "workers"), int),
     **dict.fromkeys(("test_loss", "test_accuracy", "validation_accuracy"), float),
-    **dict.fromkeys(("train_seconds", "wall_seconds"), float),
+    **dict.fromkeys(("test_calibration_error", "train_seconds", "wall_seconds"), float),
+    "seconds": dict,
     **dict.fromkeys(("jit_compile", "finished"), bool),
     "resumed_from_step": type(None),
 }

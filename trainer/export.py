@@ -27,13 +27,17 @@ class Classifier(tf.Module):
         self._call = model
         self.weights = [variable.value for variable in model.variables]
 
-    @tf.function(input_signature=[tf.TensorSpec((None, 28, 28), tf.uint8, name="images")])
+    @tf.function(
+        input_signature=[tf.TensorSpec((None, 28, 28), tf.uint8, name="images")], autograph=False
+    )
     def serving_default(self, images):
         """Answers for digits as MNIST holds them."""
         logits = self._call(tf.cast(images, tf.float32) / 255, training=False)
         return {"classes": tf.argmax(logits, 1), "probabilities": tf.nn.softmax(logits)}
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")])
+    @tf.function(
+        input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False
+    )
     def serving_bytes(self, image_bytes):
         """Answers for image files."""
         images = tf.map_fn(

@@ -7,12 +7,10 @@ import dataclasses
 import functools
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-import trainer
 from trainer import data, lock, plan, run_directory, runtime, storage
 from trainer.config import Config
 from trainer.console import Console
@@ -22,6 +20,7 @@ from trainer.errors import UsageError
 from trainer.peers import FinishedError, Peers
 from trainer.plan import Plan
 from trainer.run_directory import Recorded
+from trainer.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from trainer.loop import Run
@@ -55,14 +54,14 @@ def run(
     if len(cluster.workers) > 1:
         # A lost worker is reported once, by name, and not by every operation that it fails.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    peers = Peers(cluster, silence_s=config.peer_timeout_s)
+    peers, stopwatch = Peers(cluster, silence_s=config.peer_timeout_s), Stopwatch()
     try:
-        config, cluster, dataset = _prepare(config, cluster, peers, dataset, console)
+        config, cluster, dataset = _prepare(config, cluster, peers, dataset, console, stopwatch)
     except FinishedError:
         console.line(f"{config.model_dir}: finished by the other workers")
         return
     with lock.held(config.model_dir) if cluster.is_chief else contextlib.nullcontext():
-        _run_there(config, cluster, dataset, peers, console, stop)
+        _run_there(config, cluster, dataset, peers, console, stop, stopwatch)
 
 
 def _run_there(
@@ -72,6 +71,7 @@ def _run_there(
     peers: Peers,
     console: Console,
     stop: runtime.StopSignals,
+    stopwatch: Stopwatch,
 ) -> None:
     """The rest of the story, while no other process writes the directory."""
     recorded = run_directory.open_for(config, is_chief=cluster.is_chief)
@@ -89,7 +89,8 @@ def _run_there(
             trained = recorded and _only_finishing_is_left(config, dataset)
             plan.record(settled, dataset, recorded.settled if trained else None)
         _introduce(settled, dataset, console)
-        _train_and_finish(settled, dataset, recorded, peers, console, stop)
+        stopwatch.lap("devices")
+        _train_and_finish(settled, dataset, recorded, peers, console, stop, stopwatch)
     except (OSError, runtime.import_tensorflow().errors.OpError) as error:
         if unwritten := storage.failure(error, config.model_dir):
             raise unwritten from error
@@ -99,7 +100,12 @@ def _run_there(
 
 
 def _prepare(
-    config: Config, cluster: Cluster, peers: Peers, dataset: Dataset | None, console: Console
+    config: Config,
+    cluster: Cluster,
+    peers: Peers,
+    dataset: Dataset | None,
+    console: Console,
+    stopwatch: Stopwatch,
 ) -> tuple[Config, Cluster, Dataset]:
     """Loads the data and meets the other workers while TensorFlow, which takes longer, is imported.
 
@@ -131,6 +137,7 @@ def _prepare(
     preparing = _in_background(data_and_workers)
     try:
         runtime.import_tensorflow()
+        stopwatch.lap("imports")
         named, loaded, chief_may_finish = preparing.result()
         if len(cluster.workers) > 1 and chief_may_finish:
             if _only_finishing_is_left(named, loaded):
@@ -138,6 +145,7 @@ def _prepare(
             meet(named, loaded)
         return named, cluster, loaded
     finally:
+        stopwatch.lap("data")
         for text in said:
             console.warn(text)
 
@@ -212,6 +220,7 @@ def _train_and_finish(
     peers: Peers,
     console: Console,
     stop: runtime.StopSignals,
+    stopwatch: Stopwatch,
 ) -> None:
     from trainer import loop
     from trainer.checkpoints import Checkpoints, Progress
@@ -252,8 +261,17 @@ def _train_and_finish(
         directory = storage.join(config.model_dir, run_directory.TENSORBOARD)
         summaries = Summaries(directory, -1 if progress is None else progress.step)
     this = loop.Run(
-        settled, model, dataset, progress or Progress(), checkpoints, summaries, console, stop
+        plan=settled,
+        trainer=model,
+        dataset=dataset,
+        progress=progress or Progress(),
+        checkpoints=checkpoints,
+        summaries=summaries,
+        console=console,
+        stop=stop,
+        stopwatch=stopwatch,
     )
+    stopwatch.lap("model")
 
     with stop.deferred():
         ended = loop.train(this)
@@ -277,7 +295,7 @@ def finish(this: Run, resumed_from: int | None) -> None:
     """Touches the test set, once; then exports the model, draws the pictures, writes the result."""
     import tensorflow as tf
 
-    from trainer import board, export, figures, models, report
+    from trainer import board, charts, export, figures, models, report
     from trainer.training import evaluate
 
     settled, config, dataset, step = this.plan, this.plan.config, this.dataset, this.progress.step
@@ -285,7 +303,9 @@ def finish(this: Run, resumed_from: int | None) -> None:
     logits = this.trainer.logits(dataset.test_images)
     probabilities = tf.nn.softmax(logits).numpy()
     loss, accuracy = evaluate(logits, dataset.test_labels)
+    this.stopwatch.lap("test")
     board.tested(this, probabilities, loss, accuracy)
+    this.stopwatch.lap("summaries")
 
     copy = models.build(config.model, precision=settled.precision, seed=config.seed)
     copy.set_weights(this.trainer.model.get_weights())
@@ -297,6 +317,7 @@ def finish(this: Run, resumed_from: int | None) -> None:
         probabilities=probabilities,
         precision=settled.precision,
     )
+    this.stopwatch.lap("export")
     picture = figures.predictions(
         dataset.test_images,
         dataset.test_labels,
@@ -306,7 +327,8 @@ def finish(this: Run, resumed_from: int | None) -> None:
     )
     storage.write_bytes(storage.join(config.model_dir, run_directory.PREDICTIONS), picture)
     this.summaries.close()
-    metrics = _metrics(this, loss, accuracy, resumed_from)
+    error = charts.calibration_error(dataset.test_labels, probabilities)
+    metrics = _metrics(this, loss, accuracy, error, resumed_from)
     report.write(
         metrics,
         directory=config.model_dir,
@@ -315,11 +337,15 @@ def finish(this: Run, resumed_from: int | None) -> None:
         probabilities=probabilities,
         weights=this.trainer.model.get_weights(),
     )
+    this.stopwatch.lap("pictures")
+    metrics |= {"wall_seconds": this.stopwatch.total, "seconds": this.stopwatch.seconds}
     run_directory.write_json(config.model_dir, run_directory.METRICS, metrics)
     _say_where(this, metrics, saved_model)
 
 
-def _metrics(this: Run, loss: float, accuracy: float, resumed_from: int | None) -> dict[str, Any]:
+def _metrics(
+    this: Run, loss: float, accuracy: float, calibration_error: float, resumed_from: int | None
+) -> dict[str, Any]:
     settled, config, progress = this.plan, this.plan.config, this.progress
     rate = progress.steady_examples / progress.steady_seconds if progress.steady_seconds else None
     # Not this process's devices: it may be a chief that came back alone, just to finish.
@@ -335,9 +361,10 @@ def _metrics(this: Run, loss: float, accuracy: float, resumed_from: int | None) 
         "examples_test": len(this.dataset.test_labels),
         "test_loss": loss,
         "test_accuracy": accuracy,
+        "test_calibration_error": calibration_error,
         "validation_accuracy": progress.history[-1]["validation_accuracy"],
         "train_seconds": round(progress.train_seconds, 3),
-        "wall_seconds": round(time.perf_counter() - trainer.STARTED, 3),
+        "wall_seconds": this.stopwatch.total,
         "examples_per_second": rate and round(rate),
         "strategy": trained_on["strategy"],
         "replicas": trained_on["replicas"],

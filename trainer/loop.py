@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from trainer.data import Dataset
 from trainer.errors import UsageError
 from trainer.plan import Plan
 from trainer.runtime import StopSignals
+from trainer.stopwatch import Stopwatch
 from trainer.summaries import Summaries
 from trainer.training import LoopResult, Trainer, evaluate
 
@@ -34,6 +34,7 @@ class Run:
       summaries: what TensorBoard shows; only the chief has them.
       console: where progress is told.
       stop: the signals that may end it early.
+      stopwatch: where its time goes.
     """
 
     plan: Plan
@@ -44,6 +45,7 @@ class Run:
     summaries: Summaries | None
     console: Console
     stop: StopSignals
+    stopwatch: Stopwatch
 
 
 def train(run: Run) -> bool:
@@ -62,52 +64,44 @@ def train(run: Run) -> bool:
 
 
 def _train(run: Run) -> bool:
-    plan, progress = run.plan, run.progress
+    plan, progress, lap = run.plan, run.progress, run.stopwatch.lap
+    batches = _batches(run)
+    lap("input")
     if run.summaries and progress.step == 0:
         board.begin(run)
+        lap("summaries")
     warm = False
-    for waited, (superbatch, base, begin, end) in _timed(_calls(run)):
-        started = time.perf_counter()
+    for superbatch, base, begin, end in _calls(run, batches):
+        waited = lap("input")
         result = run.trainer.run(superbatch, base, begin, end)
-        seconds = time.perf_counter() - started
+        seconds = lap("training" if warm else "first_loop")
         _check_finite(run, result)
         _count(progress, result, seconds, plan.config.batch_size, warm=warm)
         warm = True
         epoch = plan.epoch_under_way(progress.step - 1)
         _report(run, result, epoch, seconds, waited)
+        lap("summaries")
         epoch_done = progress.step == plan.epoch_end(epoch)
         if epoch_done:
             _end_epoch(run, epoch)
+            lap("validation")
         stopping = run.trainer.any_worker(run.stop.received is not None)
         every = plan.config.checkpoint_every
         due = epoch_done or stopping or (every and progress.step % every == 0)
         if run.summaries and due:
             run.summaries.flush()
             run.checkpoints.save(progress)
+        lap("checkpoints")
         if stopping:
             return False
     return True
 
 
-def _timed(calls: Iterator[Any]) -> Iterator[tuple[float, Any]]:
-    """Yields each element with the seconds that it let one wait."""
-    while True:
-        asked = time.perf_counter()
-        try:
-            element = next(calls)
-        except StopIteration:
-            return
-        yield time.perf_counter() - asked, element
-
-
-def _calls(run: Run) -> Iterator[tuple[Any, int, int, int]]:
-    """Yields for each call of the compiled loop: superbatch, its first step, first and last step.
-
-    A call never crosses the end of an epoch, a checkpoint or an edge of what is profiled.
-    """
+def _batches(run: Run) -> Iterator[Any]:
+    """Returns the superbatches from where the run stands; the first is prepared from now on."""
     plan, config, step = run.plan, run.plan.config, run.progress.step
-    loop, total = plan.steps_per_loop, plan.total_steps
-    profile = config.profile_range()
+    if step == plan.total_steps:
+        return iter(())
     batches = plan.devices.strategy.distribute_datasets_from_function(
         lambda context: pipeline.training_batches(
             run.dataset.train_images[: plan.examples],
@@ -116,14 +110,25 @@ def _calls(run: Run) -> Iterator[tuple[Any, int, int, int]]:
             seed=config.seed,
             augment=config.augment,
             first_step=step,
-            last_step=total,
-            steps_per_loop=loop,
+            last_step=plan.total_steps,
+            steps_per_loop=plan.steps_per_loop,
             replicas=plan.devices.replicas,
             local_replicas=plan.devices.local_replicas,
         )
     )
+    return iter(batches)
+
+
+def _calls(run: Run, batches: Iterator[Any]) -> Iterator[tuple[Any, int, int, int]]:
+    """Yields for each call of the compiled loop: superbatch, its first step, first and last step.
+
+    A call never crosses the end of an epoch, a checkpoint or an edge of what is profiled.
+    """
+    plan, config, step = run.plan, run.plan.config, run.progress.step
+    loop, total = plan.steps_per_loop, plan.total_steps
+    profile = config.profile_range()
     edges = (profile[0] - 1, profile[1]) if profile else ()
-    for superbatch in batches if step < total else ():
+    for superbatch in batches:
         base = step // loop * loop
         while step < min(base + loop, total):
             epoch_end = plan.epoch_end(plan.epoch_under_way(step))

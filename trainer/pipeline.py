@@ -78,6 +78,7 @@ def training_batches(
     all_images, all_labels = tf.constant(images), tf.constant(labels)
     local = len(local_replicas)
 
+    @tf.autograph.experimental.do_not_convert  # which would take longer than all the rest
     def superbatch(element: tf.Tensor) -> tuple[tf.Tensor, ...]:
         steps = (element // local) * steps_per_loop + tf.range(steps_per_loop, dtype=tf.int64)
         offset = (local_replicas[0] + element % local) * batch
@@ -100,6 +101,7 @@ def training_batches(
     first, last = first_step // steps_per_loop, -(-last_step // steps_per_loop)
     options = tf.data.Options()
     options.autotune.enabled = False
+    options.experimental_warm_start = True  # not only when the first element is asked for
     dataset = tf.data.Dataset.range(first * local, last * local).map(superbatch)
     return dataset.prefetch(2 * local).with_options(options)
 
@@ -141,6 +143,7 @@ def uniform_draws(
       seed: of the run.
     """
 
+    @tf.autograph.experimental.do_not_convert
     def of_step(step: tf.Tensor) -> tf.Tensor:
         key = tf.stack([tf.constant(seed, tf.int64), step])
         draws = tf.random.stateless_uniform((global_batch, count), key, -1.0, 1.0, alg="philox")
@@ -220,7 +223,9 @@ def _inverse_map(draws: tf.Tensor, strength: float = 1.0):
     return (xx, xy, x0), (yx, yy, y0)
 
 
-@tf.function(jit_compile=True)  # six times as fast; it runs beside the training step
+@tf.function(
+    jit_compile=True, autograph=False
+)  # six times as fast; it runs beside the training step
 def elastic(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     """Returns images distorted as by `affine`, but stronger, and bent smoothly.
 

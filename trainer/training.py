@@ -73,7 +73,7 @@ class Trainer:
         self._device = devices.first
         self._workers = len(devices.cluster.workers)
         self._is_chief = devices.cluster.is_chief
-        self._sum = tf.function(self._sum_body)
+        self._sum = tf.function(self._sum_body, autograph=False)
         self._total_steps = total_steps
         with self._strategy.scope():
             self.model = models.build(
@@ -89,12 +89,18 @@ class Trainer:
             if precision == "float16":
                 self.loss_scale = tf.Variable(FIRST_LOSS_SCALE, trainable=False)
                 self.steps_since_scaling = tf.Variable(0, trainable=False)
-        self._loop = tf.function(self._loop_body, jit_compile=jit_compile == "loop")
+        self._loop = tf.function(
+            self._loop_body, jit_compile=jit_compile == "loop", autograph=False
+        )
         self._gradients = self._replica_gradients
         if jit_compile == "step":
-            self._gradients = tf.function(self._replica_gradients, jit_compile=True)
+            self._gradients = tf.function(
+                self._replica_gradients, jit_compile=True, autograph=False
+            )
         self._logits = tf.function(
-            self._inference, input_signature=[tf.TensorSpec((None, 28, 28), tf.uint8)]
+            self._inference,
+            input_signature=[tf.TensorSpec((None, 28, 28), tf.uint8)],
+            autograph=False,
         )
 
     def checkpoint_items(self) -> dict[str, list[tf.Variable]]:
@@ -135,10 +141,8 @@ class Trainer:
 
     def _loop_body(self, superbatch, base, first, last):
         """Returns float32 [4]: sums of loss, right answers, gradient norm; first failed step."""
-        totals = tf.zeros((3,))
-        failed = tf.constant(math.inf)
-        i = first
-        while i < last:  # not a tf.range, whose bounds XLA would compile in
+
+        def step(i, totals, failed):
             gradients, counts = self._strategy.run(self._replica_step, (superbatch, i))
             gradients, counts = self._sum_over_replicas(gradients, counts)
             norm = tf.sqrt(tf.add_n([_squares(self._local(gradient)) for gradient in gradients]))
@@ -151,8 +155,12 @@ class Trainer:
             healthy &= tf.math.is_finite(counts[0])
             self._update(gradients, norm, base + i)
             failed = tf.minimum(failed, tf.where(healthy, math.inf, tf.cast(i, tf.float32)))
-            totals += tf.concat([counts, norm[None]], 0)
-            i += 1
+            return i + 1, totals + tf.concat([counts, norm[None]], 0), failed
+
+        # Not a tf.range, whose bounds XLA would compile in; and said outright, because AutoGraph
+        # takes a second to read it all.
+        start = first, tf.zeros((3,)), tf.constant(math.inf)
+        _, totals, failed = tf.while_loop(lambda i, *_: i < last, step, start)
         return tf.concat([totals, failed[None]], 0)
 
     def _replica_step(self, superbatch, i):
