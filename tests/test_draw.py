@@ -217,6 +217,7 @@ def test_the_page_may_load_nothing_from_elsewhere(server, tab):
 def test_a_1_drawn_with_keys_alone_is_read(server, tab):
     tab.open(server.address)
     tab.key("Tab")
+    assert tab.run("document.activeElement.ariaLabel") == "Paper to draw on"
     for _ in range(8):
         tab.key("ArrowUp")
     tab.key(" ")

@@ -7,7 +7,7 @@ import io
 import conftest
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from trainer import charts, figures
 
@@ -41,6 +41,47 @@ def test_mistakes_are_marked_and_right_answers_are_not() -> None:
     assert share(some, charts.BLUE) > 0
     assert share(all_, charts.BLUE) == 0
     assert share(all_, charts.ORANGE) > share(some, charts.ORANGE)
+
+
+def black(image: Image.Image) -> tuple[int, int] | None:
+    """Height in pixels, and column of twelve, of the digit that is black from edge to edge."""
+    middle = ImageFilter.MaxFilter(9)  # leaves dark only what is dark all around
+    small = image.convert("L").reduce(4)
+    found = np.argwhere(np.asarray(small.filter(middle)) < 40)
+    if not len(found):
+        return None
+    y, x = found.mean(0)
+    return int(y), int(x * 12 / small.width)
+
+
+def test_digits_are_in_their_order_and_the_surest_mistakes_first() -> None:
+    count = 60
+    labels, read = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    confidence = np.full(count, 0.9)
+    wrong = np.arange(40, 50)
+    read[wrong], confidence[wrong] = 1, np.linspace(0.6, 0.8, 10)
+    probabilities = np.zeros((count, 10))
+    probabilities[np.arange(count), read] = confidence
+
+    def shown(example: int) -> tuple[int, int] | None:
+        images = np.zeros((count, 28, 28), np.uint8)
+        images[example] = 255
+        content = figures.predictions(images, labels, probabilities, title="a title")
+        return black(Image.open(io.BytesIO(content)))
+
+    places = [shown(example) for example in (0, 13, 35, 49, 48, 40)]
+    assert [column for _, column in places] == [0, 1, 11, 0, 1, 9]
+    heights = [height for height, _ in places]
+    assert heights[0] < heights[1] < heights[2] < heights[3] == heights[4] == heights[5]
+    assert shown(59) is None  # right, and not among the first
+
+
+def test_what_a_mistake_is_and_what_was_read_are_both_told() -> None:
+    def drawn(label: int, read: int) -> bytes:
+        image = np.zeros((1, 28, 28), np.uint8)
+        return figures.predictions(image, np.array([label]), np.eye(10)[[read]], title="a title")
+
+    assert len({drawn(1, 2), drawn(1, 3), drawn(4, 2), drawn(1, 1)}) == 4
 
 
 @pytest.mark.parametrize(("count", "wrong"), [(1, 0), (1, 1), (7, 3), (500, 200)])
