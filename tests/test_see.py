@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from trainer import board, pipeline
 from trainer.config import Config
+from trainer.summaries import Summaries
 
 PARTS = ("train", "validation", "test")
 KERNELS = [f"mlp/{layer}/{kind}" for layer in ("hidden", "logits") for kind in ("kernel", "bias")]
@@ -108,6 +109,41 @@ def test_every_picture_is_there_and_is_a_png(address: str) -> None:
             assert [each["step"] for each in found] == steps
             content = fetch(address, f"images/individualImage?{found[-1]['query']}")
             assert content.startswith(b"\x89PNG")
+
+
+def test_pictures_show_what_was_answered(tmp_path: pathlib.Path) -> None:
+    labels = np.full(40, 3, np.uint8)
+    images = np.zeros((40, 28, 28), np.uint8)
+    images[7] = 255
+    logits = np.zeros((40, 10), np.float32)
+    logits[:, 3] = 4
+    logits[[5, 7], 5] = 6, 9  # two are read as a 5; of the second it is surer
+    run = types.SimpleNamespace(
+        plan=types.SimpleNamespace(examples=0, config=Config(summaries="full")),
+        progress=types.SimpleNamespace(step=1),
+        dataset=types.SimpleNamespace(train_images=images, train_labels=labels),
+        summaries=Summaries(str(tmp_path), -1),
+    )
+    board.validated(run, logits, 0.5, 0.95)
+    run.summaries.close()
+    pictures = {
+        value.tag: tf.io.decode_png(tf.make_ndarray(value.tensor)[2]).numpy().astype(int)
+        for event in runs.events(tmp_path / "validation")
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "images"
+    }
+
+    def redness(tag: str, x: int, y: int) -> int:
+        red, _, blue = pictures[tag][y, x]
+        return red - blue
+
+    corner = {digit: (digit + 1) * 44 + 6 for digit in DIGITS}  # of a matrix's cell
+    assert redness("confusion_matrix", x=corner[3], y=corner[3]) < -100  # blue: 38 were right
+    assert redness("confusion_matrix", x=corner[5], y=corner[3]) > 100  # orange: 3 read as 5
+    assert redness("confusion_matrix", x=corner[3], y=corner[5]) == 0
+    assert redness("predictions", x=4, y=4) == 0  # the frame of the first digit
+    assert redness("predictions", x=4 + 5 * 92, y=4) > 100
+    assert pictures["mistakes"][46, [46, 46 + 92]].max(1).tolist() == [0, 255]
 
 
 def test_weights_and_gradients_have_a_histogram_an_epoch(address: str) -> None:
