@@ -187,6 +187,15 @@ def test_a_calibration_curve_finds_the_error_of_a_model_that_is_too_sure() -> No
     assert "20.0%" in texts(charts.calibration(labels, probabilities))
 
 
+def test_a_calibration_curve_has_a_dot_for_each_tenth_of_confidence() -> None:
+    labels, sure = np.zeros(20, np.int64), np.repeat([0.64, 0.76], 10)
+    probabilities = np.repeat((1 - sure)[:, None] / 9, 10, 1)
+    probabilities[:, 0] = sure
+    drawn = charts.calibration(labels, probabilities)
+    assert "64% sure, 100% right (10); 76% sure, 100% right (10)" in drawn
+    assert drawn.count("<circle") == 2
+
+
 @pytest.mark.parametrize("kernel", [(784, 16), (784, 200), (5, 5, 1, 32), (3, 3, 1, 100)])
 def test_the_first_layer_is_drawn_if_it_is_one_of_pixels(kernel: tuple[int, ...]) -> None:
     weights = np.random.default_rng(1).normal(size=kernel).astype(np.float32)
