@@ -4,17 +4,23 @@
   scripts/benchmark.py results --model mlp --seeds 5     a row of the results table
   scripts/benchmark.py jobs --repeats 3                  the whole job against scripts/peers/
   scripts/benchmark.py jobs --peer mine='python my.py'   ... or against any other program
+  scripts/benchmark.py steps --peer jax='python scripts/peers/jax_mlp.py {batch_size}'
+                                                         steady state of mlp, peers, and the floor
+  scripts/benchmark.py start                             how long until the first step, by phase
   scripts/benchmark.py pipeline                          the input pipeline alone
   scripts/benchmark.py summaries --repeats 3             what all that TensorBoard shows costs a job
   scripts/benchmark.py workers --counts 1 2 4            weak scaling: workers pinned to a core each
 
-A peer prints JSON lines, the last with `wall_seconds`. Jobs take turns, and medians are compared,
+A peer prints JSON lines, the last with `wall_seconds`; one that takes part in `steps` prints one an
+epoch before, with the sum of `train_seconds` so far. Those in scripts/peers/ read $MNIST_DATA_DIR.
+Jobs take turns, and medians are compared,
 because machines are noisy; so is everything that runs beside this.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -27,6 +33,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -46,6 +54,12 @@ def main(argv: Sequence[str]) -> int:
     jobs_parser.add_argument("--repeats", type=int, default=3)
     keras_fit = f"keras_fit={shlex.quote(sys.executable)} scripts/peers/keras_fit.py"
     jobs_parser.add_argument("--peer", action="append", metavar="NAME=COMMAND")
+    steps_parser = commands.add_parser("steps", help="examples a second once all is warm")
+    steps_parser.add_argument("--batch_size", type=int, nargs="+", default=[128, 256])
+    steps_parser.add_argument("--repeats", type=int, default=3)
+    steps_parser.add_argument("--peer", action="append", metavar="NAME=COMMAND", default=[])
+    start_parser = commands.add_parser("start", help="seconds until the first step, by phase")
+    start_parser.add_argument("--repeats", type=int, default=3)
     commands.add_parser("pipeline", help="examples a second that the input pipeline delivers")
     summaries_parser = commands.add_parser("summaries", help="the job with and without pictures")
     summaries_parser.add_argument("--repeats", type=int, default=3)
@@ -58,6 +72,10 @@ def main(argv: Sequence[str]) -> int:
         results(options.model, options.epochs, options.seeds)
     elif options.command == "jobs":
         jobs(options.repeats, options.peer or [keras_fit])
+    elif options.command == "steps":
+        steps(options.batch_size, options.repeats, options.peer)
+    elif options.command == "start":
+        start(options.repeats)
     elif options.command == "summaries":
         summaries(options.repeats)
     elif options.command == "workers":
@@ -145,6 +163,79 @@ def _processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def steps(batch_sizes: Sequence[int], repeats: int, peers: Sequence[str]) -> None:
+    """Prints examples a second of `mlp` and of peers, first loop or epoch left out, and the floor.
+
+    All train the same network without augmentation, in float32. The floor is what the matrix
+    products alone would take at the rate of large ones.
+    """
+    product = _products_per_second()
+    print(f"matrix products of 2048 x 2048: {product / 1e9:.0f} GFLOP/s (the best of 10)")
+    for batch_size in batch_sizes:
+        rates: dict[str, list[float]] = {"mlp": []}
+        for _ in range(repeats):
+            flags = (f"--batch_size={batch_size}", "--augment=none", "--summaries=minimal")
+            rates["mlp"].append(train(*flags)[0]["examples_per_second"])
+            for peer in peers:
+                name, _, command = peer.partition("=")
+                lines, _ = timed(shlex.split(command.format(batch_size=batch_size)))
+                rates.setdefault(name, []).append(_steady_rate(lines, batch_size))
+        ours = statistics.median(rates["mlp"])
+        for name, found in rates.items():
+            rate = statistics.median(found)
+            print(
+                f"batch {batch_size}, {name}: {rate:,.0f} digits/s,"
+                f" {1e3 * batch_size / rate:.3f} ms a step; mlp is {ours / rate:.2f} times as fast"
+            )
+        # Forward and backward through 784 x 128 and 128 x 10, without the gradient of the pixels.
+        floor = 2 * (2 * 784 * 128 + 3 * 128 * 10) / product
+        print(f"batch {batch_size}: {ours * floor:.0%} of the floor's rate", flush=True)
+
+
+def _steady_rate(lines: str, batch_size: int) -> float:
+    """Digits a second of a peer's median epoch after the first, of whole batches of 60,000."""
+    seconds = [json.loads(line).get("train_seconds") for line in lines.splitlines()]
+    seconds = [second for second in seconds if second is not None]
+    epochs = [late - early for early, late in itertools.pairwise(seconds)]
+    return 60_000 // batch_size * batch_size / statistics.median(epochs)
+
+
+def _products_per_second() -> float:
+    """Floating-point operations a second of large float32 matrix products in TensorFlow."""
+    program = """
+import time, tensorflow as tf
+a = tf.random.uniform((2048, 2048))
+times = []
+for _ in range(11):
+    started = time.perf_counter()
+    (a @ a)[0, 0].numpy()
+    times.append(time.perf_counter() - started)
+print(2 * 2048**3 / min(times))
+"""
+    found, _ = timed([sys.executable, "-c", program])
+    return float(found)
+
+
+def start(repeats: int) -> None:
+    """Prints the phases of the default job, and its start beside a bare `import tensorflow`."""
+    rows, bare = [], []
+    for _ in range(repeats):
+        bare.append(timed([sys.executable, "-c", "import tensorflow"])[1])
+        rows.append(train()[0]["seconds"])
+    for phase in rows[0]:
+        print(f"{phase}: {statistics.median(row[phase] for row in rows):.2f} s")
+    phases = list(rows[0])
+    before = phases[: phases.index("first_loop")]
+    until = statistics.median(sum(row[phase] for phase in before) for row in rows)
+    compiled = statistics.median(sum(row[p] for p in (*before, "first_loop")) for row in rows)
+    alone = statistics.median(bare)
+    print(
+        f"first step asked for after {until:.1f} s, the first loop compiled and done after"
+        f" {compiled:.1f} s; import tensorflow alone takes {alone:.1f} s:"
+        f" {until / alone:.2f} and {compiled / alone:.2f} times as long"
+    )
+
+
 def _peer(command: Sequence[str]) -> Callable[[], float]:
     return lambda: timed(command)[1]
 
@@ -179,22 +270,34 @@ def pipeline_alone() -> None:
 
 def workers(counts: Sequence[int], model: str, repeats: int) -> None:
     """Prints digits a second of so many workers, each on a core, with batches of 128 for each."""
+    from trainer import data
+
+    mnist = data.load("mnist")
     rates: dict[int, list[float]] = {count: [] for count in counts}
-    for _ in range(repeats):
-        for count in counts:
-            rates[count].append(_rate_of_workers(count, model))
+    with tempfile.TemporaryDirectory() as directory:
+        # A quarter of the digits to train on, none to validate: the loop alone is measured.
+        np.savez(
+            pathlib.Path(directory, "mnist.npz"),
+            x_train=mnist.train_images[:15_000],
+            y_train=mnist.train_labels[:15_000],
+            x_test=mnist.test_images[:100],
+            y_test=mnist.test_labels[:100],
+        )
+        for turn in range(repeats):
+            for count in counts:
+                rates[count].append(_rate_of_workers(count, model, directory))
+                print(f"turn {turn + 1}: {count} workers {rates[count][-1]:,} digits/s", flush=True)
     base = statistics.median(rates[counts[0]])
     cores = len(os.sched_getaffinity(0))
     for count, found in rates.items():
         rate = statistics.median(found)
         print(
-            f"{count} workers on {min(count, cores)} cores: {rate:,.0f} digits/s,"
-            f" {rate / base:.2f} times {counts[0]}, {128_000 * count / rate:.1f} ms a step;"
-            f" all: {', '.join(f'{each:,.0f}' for each in found)}"
+            f"{count} workers on {min(count, cores)} cores: median {rate:,.0f} digits/s,"
+            f" {rate / base:.2f} times {counts[0]}, {128_000 * count / rate:.1f} ms a step"
         )
 
 
-def _rate_of_workers(count: int, model: str) -> float:
+def _rate_of_workers(count: int, model: str, data_dir: str) -> float:
     cores = sorted(os.sched_getaffinity(0))
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     addresses = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
@@ -202,9 +305,9 @@ def _rate_of_workers(count: int, model: str) -> float:
         listener.close()
     with tempfile.TemporaryDirectory() as directory:
         run = pathlib.Path(directory) / "run"
-        command = [sys.executable, "-m", "trainer.task", f"--model_dir={run}", "--dataset=mnist"]
-        command += [f"--model={model}", "--epochs=1", "--validation_examples=40000"]
-        command += [f"--batch_size={128 * count}", "--steps_per_loop=10", "--summaries=minimal"]
+        command = [sys.executable, "-m", "trainer.task", f"--model_dir={run}", f"--model={model}"]
+        command += ["--dataset=mnist", f"--data_dir={data_dir}", "--validation_examples=0"]
+        command += ["--epochs=1", f"--batch_size={128 * count}", "--steps_per_loop=10"]
         processes = []
         for index in range(count):
             task = {"type": "worker", "index": index}
@@ -212,7 +315,7 @@ def _rate_of_workers(count: int, model: str) -> float:
             core = str(cores[index % len(cores)])
             processes.append(
                 subprocess.Popen(
-                    ["taskset", "--cpu-list", core, *command],
+                    ["taskset", "--cpu-list", core, *command, "--summaries=minimal"],
                     cwd=ROOT,
                     env={**os.environ, "TF_CONFIG": settings},
                     stdout=subprocess.DEVNULL,
