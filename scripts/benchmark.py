@@ -20,11 +20,11 @@ because machines are noisy; so is everything that runs beside this.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
 import pathlib
-import resource
 import shlex
 import socket
 import statistics
@@ -33,6 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str]) -> int:
     results_parser.add_argument("--model", default="mlp")
     results_parser.add_argument("--epochs", type=int, default=5)
     results_parser.add_argument("--seeds", type=int, default=5)
+    results_parser.add_argument("--flag", action="append", default=[], help="for trainer.task")
     jobs_parser = commands.add_parser("jobs", help="whole processes, taking turns")
     jobs_parser.add_argument("--repeats", type=int, default=3)
     keras_fit = f"keras_fit={shlex.quote(sys.executable)} scripts/peers/keras_fit.py"
@@ -69,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     workers_parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)
     if options.command == "results":
-        results(options.model, options.epochs, options.seeds)
+        results(options.model, options.epochs, options.seeds, options.flag)
     elif options.command == "jobs":
         jobs(options.repeats, options.peer or [keras_fit])
     elif options.command == "steps":
@@ -85,59 +87,83 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def results(model: str, epochs: int, seeds: int) -> None:
+def results(model: str, epochs: int, seeds: int, flags: Sequence[str]) -> None:
     """Prints a run for each seed, then means."""
     rows = []
     for seed in range(1, seeds + 1):
-        row, _ = train(f"--model={model}", f"--epochs={epochs}", f"--seed={seed}")
-        rows.append(row)
+        row, done = train(f"--model={model}", f"--epochs={epochs}", f"--seed={seed}", *flags)
+        rows.append(row | {"peak_bytes": done.peak_bytes})
         print(
             f"seed {seed}: test {row['test_accuracy']:.2%}, training {row['train_seconds']:.1f} s,"
             f" whole job {row['wall_seconds']:.1f} s, {row['examples_per_second']:,} digits/s",
             flush=True,
         )
     accuracies = [row["test_accuracy"] for row in rows]
+    error = statistics.mean(row["test_calibration_error"] for row in rows)
     spread = statistics.stdev(accuracies) if seeds > 1 else 0.0
     print(
         f"{model}, {epochs} epochs, {rows[0]['parameters']:,} parameters, mean of {seeds} seeds:"
-        f" test {statistics.mean(accuracies):.2%} (standard deviation {spread:.2%});"
+        f" test {statistics.mean(accuracies):.2%} (standard deviation {spread:.2%}),"
+        f" calibration error {error:.1%};"
         f" medians: training {_median(rows, 'train_seconds'):.1f} s,"
         f" whole job {_median(rows, 'wall_seconds'):.1f} s,"
-        f" {_median(rows, 'examples_per_second'):,.0f} digits/s"
+        f" {_median(rows, 'examples_per_second'):,.0f} digits/s,"
+        f" {_median(rows, 'peak_bytes') / 1e6:,.0f} MB"
     )
 
 
-def train(*flags: str) -> tuple[dict, float]:
-    """Runs `trainer.task` as a process; returns its metrics and its wall time in seconds."""
+def train(*flags: str) -> tuple[dict, Done]:
+    """Runs `trainer.task` as a process; returns its metrics, and what it took."""
     with tempfile.TemporaryDirectory() as directory:
         run = pathlib.Path(directory) / "run"
         command = [sys.executable, "-m", "trainer.task", f"--model_dir={run}", "--dataset=mnist"]
-        _, seconds = timed([*command, *flags])
-        return json.loads((run / "metrics.json").read_text()), seconds
+        done = timed([*command, *flags])
+        return json.loads((run / "metrics.json").read_text()), done
 
 
-def timed(command: Sequence[str]) -> tuple[str, float]:
-    """Runs a command in the project's directory; returns its output and wall time in seconds."""
+class Done(NamedTuple):
+    """What a command printed, and took."""
+
+    output: str
+    seconds: float
+    processor_seconds: float  # less noisy beside other programs
+    peak_bytes: int
+
+
+def timed(command: Sequence[str]) -> Done:
+    """Runs a command in the project's directory, with its wall time and peak resident memory."""
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout, time.perf_counter() - started
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    unit = 1 if sys.platform == "darwin" else 1024
+    seconds = time.perf_counter() - started
+    return Done(output, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
 
 
 def jobs(repeats: int, peers: Sequence[str]) -> None:
     """Prints median wall times of whole processes, and their ratio."""
-    commands: dict[str, Callable[[], float]] = {"trainer.task": lambda: train()[1]}
+    commands: dict[str, Callable[[], Done]] = {"trainer.task": lambda: train()[1]}
     for peer in peers:
         name, _, command = peer.partition("=")
-        commands[name] = _peer(shlex.split(command))
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
+        commands[name] = functools.partial(timed, shlex.split(command))
+    found: dict[str, list[Done]] = {name: [] for name in commands}
     for turn in range(repeats):
         for name, run in commands.items():
-            seconds[name].append(run())
-            print(f"turn {turn + 1}: {name} {seconds[name][-1]:.1f} s", flush=True)
-    ours = statistics.median(seconds["trainer.task"])
-    for name, all_seconds in seconds.items():
-        median = statistics.median(all_seconds)
-        print(f"{name}: median {median:.1f} s; trainer.task takes {ours / median:.2f} of it")
+            found[name].append(run())
+            print(f"turn {turn + 1}: {name} {found[name][-1].seconds:.1f} s", flush=True)
+    for name, done in found.items():
+        seconds = statistics.median(each.seconds for each in done)
+        peak = statistics.median(each.peak_bytes for each in done)
+        if name == "trainer.task":
+            our_seconds, our_peak = seconds, peak
+        print(
+            f"{name}: median {seconds:.1f} s and {peak / 1e6:,.0f} MB; trainer.task takes"
+            f" {our_seconds / seconds:.2f} of the time and {our_peak / peak:.2f} of the memory"
+        )
 
 
 def summaries(repeats: int) -> None:
@@ -145,22 +171,15 @@ def summaries(repeats: int) -> None:
     spent: dict[str, list[tuple[float, float]]] = {"full": [], "minimal": []}
     for turn in range(repeats):
         for kind in ("full", "minimal") if turn % 2 else ("minimal", "full"):
-            before = _processor_seconds()
-            _, seconds = train(f"--summaries={kind}")
-            spent[kind].append((seconds, _processor_seconds() - before))
-            print(f"turn {turn + 1}: {kind} {seconds:.1f} s", flush=True)
+            _, done = train(f"--summaries={kind}")
+            spent[kind].append((done.seconds, done.processor_seconds))
+            print(f"turn {turn + 1}: {kind} {done.seconds:.1f} s", flush=True)
     for number, name in enumerate(("wall", "processor")):
         medians = {kind: statistics.median(row[number] for row in spent[kind]) for kind in spent}
         print(
             f"{name} time: full {medians['full']:.2f} s, minimal {medians['minimal']:.2f} s,"
             f" {medians['full'] / medians['minimal'] - 1:+.1%}"
         )
-
-
-def _processor_seconds() -> float:
-    """Of all child processes that have ended: less noisy than a clock beside other programs."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def steps(batch_sizes: Sequence[int], repeats: int, peers: Sequence[str]) -> None:
@@ -178,8 +197,8 @@ def steps(batch_sizes: Sequence[int], repeats: int, peers: Sequence[str]) -> Non
             rates["mlp"].append(train(*flags)[0]["examples_per_second"])
             for peer in peers:
                 name, _, command = peer.partition("=")
-                lines, _ = timed(shlex.split(command.format(batch_size=batch_size)))
-                rates.setdefault(name, []).append(_steady_rate(lines, batch_size))
+                done = timed(shlex.split(command.format(batch_size=batch_size)))
+                rates.setdefault(name, []).append(_steady_rate(done.output, batch_size))
         ours = statistics.median(rates["mlp"])
         for name, found in rates.items():
             rate = statistics.median(found)
@@ -212,15 +231,14 @@ for _ in range(11):
     times.append(time.perf_counter() - started)
 print(2 * 2048**3 / min(times))
 """
-    found, _ = timed([sys.executable, "-c", program])
-    return float(found)
+    return float(timed([sys.executable, "-c", program]).output)
 
 
 def start(repeats: int) -> None:
     """Prints the phases of the default job, and its start beside a bare `import tensorflow`."""
     rows, bare = [], []
     for _ in range(repeats):
-        bare.append(timed([sys.executable, "-c", "import tensorflow"])[1])
+        bare.append(timed([sys.executable, "-c", "import tensorflow"]).seconds)
         rows.append(train()[0]["seconds"])
     for phase in rows[0]:
         print(f"{phase}: {statistics.median(row[phase] for row in rows):.2f} s")
@@ -234,10 +252,6 @@ def start(repeats: int) -> None:
         f" {compiled:.1f} s; import tensorflow alone takes {alone:.1f} s:"
         f" {until / alone:.2f} and {compiled / alone:.2f} times as long"
     )
-
-
-def _peer(command: Sequence[str]) -> Callable[[], float]:
-    return lambda: timed(command)[1]
 
 
 def pipeline_alone() -> None:

@@ -61,6 +61,7 @@ def train(run: Run) -> bool:
         return _train(run)
     finally:
         run.checkpoints.wait()
+        run.stopwatch.lap("checkpoints")
 
 
 def _train(run: Run) -> bool:
