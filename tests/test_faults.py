@@ -8,6 +8,8 @@ import pathlib
 import random
 import re
 import resource
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -146,6 +148,25 @@ def test_no_environment_variable_gets_into_what_a_run_says_or_leaves(
     said = {"output": (answer.out + answer.err).encode(), **files}
     for secret in SECRETS.values():
         assert [where for where, content in said.items() if secret.encode() in content] == []
+
+
+def test_no_file_takes_the_place_of_a_standard_stream_that_was_closed(
+    tmp_path: pathlib.Path,
+) -> None:
+    """Else what TensorFlow logs would go into it."""
+    program = (
+        "import os, sys; from trainer.runtime import fill_standard_streams;"
+        "fill_standard_streams(); print('unseen'); print('unseen', file=sys.stderr);"
+        "os._exit(open(os.devnull).fileno())"
+    )
+    started = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=runs.ROOT,
+        preexec_fn=lambda: [os.close(number) for number in range(3)],
+    )
+    assert started.wait() == 3
+    wrong = runs.task("--epochs=0", preexec_fn=lambda: [os.close(number) for number in range(3)])
+    assert (wrong.communicate(), wrong.returncode) == (("", ""), 2)
 
 
 @pytest.mark.slow

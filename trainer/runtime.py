@@ -61,6 +61,20 @@ def quiet_stderr() -> Iterator[None]:
             os.close(saved)
 
 
+def fill_standard_streams() -> None:
+    """Opens nothing in the place of a standard stream that the caller closed (`>&-`, `2>&-`).
+
+    Else the next file that is opened, a checkpoint perhaps, takes its number, and what TensorFlow
+    logs there goes into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
 def last_words(text: str) -> None:
     """Writes a line on standard error, even if that is held back: the process is about to end."""
     os.write(_shown_on[0] if _shown_on else 2, f"{text}\n".encode())

@@ -15,7 +15,7 @@ from trainer.config import Config
 from trainer.console import Console
 from trainer.entry import printable
 from trainer.errors import DataError, TrainerError, UsageError
-from trainer.runtime import StopSignals
+from trainer.runtime import StopSignals, fill_standard_streams
 
 USAGE = """\
 Train a network to read handwritten digits, and export it.
@@ -106,6 +106,7 @@ def help_text() -> str:
 
 
 if __name__ == "__main__":
+    fill_standard_streams()
     exit_code = main(sys.argv)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # closed by whoever read it
