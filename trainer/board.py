@@ -28,7 +28,7 @@ LAYOUT = {
     "Speed": {"Digits a second": "^examples_per_second$", "Waiting for input": "^input_wait$"},
 }
 
-_SHOWN = 32  # digits in a picture
+_SHOWN = 16  # digits in a picture
 _GRADIENT_EXAMPLES = 128
 _THRESHOLDS = 101  # of a precision-recall curve
 _EMBEDDED = 500  # digits in the projector: its file is text, a number for each of their features

@@ -70,7 +70,7 @@ class Summaries:
         from tensorboard.plugins.image import metadata
 
         content = io.BytesIO()
-        Image.fromarray(pixels).save(content, "PNG", compress_level=3)
+        Image.fromarray(pixels).save(content, "PNG", compress_level=1)
         height, width = pixels.shape[:2]
         value = [str(width).encode(), str(height).encode(), content.getvalue()]
         self._add(part, metadata, {name: value}, step, None, description)
