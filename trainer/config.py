@@ -252,7 +252,7 @@ class Config:
         """Returns the first and last step to profile, or None."""
         if self.profile is None:
             return None
-        match = re.fullmatch(r"(\d+),(\d+)", self.profile)
+        match = re.fullmatch(r"(\d{1,9}),(\d{1,9})", self.profile)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UsageError(
                 f"--profile={self.profile!r} is not a range of steps;"

@@ -88,7 +88,7 @@ def _from_tf_config(text: str) -> Cluster:
     kind, index = task.get("type"), task.get("index")
     if not isinstance(kind, str) or kind not in cluster:
         raise refuse(f"says this task is a {kind!r}, which its cluster does not list")
-    if isinstance(index, str) and index.isdecimal():
+    if isinstance(index, str) and re.fullmatch("[0-9]{1,9}", index):
         index = int(index)
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(cluster[kind]):
         raise refuse(f"says this is {kind} {index!r}, but lists {len(cluster[kind])} of them")
@@ -98,7 +98,7 @@ def _from_tf_config(text: str) -> Cluster:
 def _from_indexed_job(environ: Mapping[str, str]) -> Cluster:
     def number(name: str, low: int, high: int, default: int | None = None) -> int:
         text = environ.get(name, "").strip() or ("" if default is None else str(default))
-        if not text.isdecimal() or not low <= int(text) <= high:
+        if not re.fullmatch("[0-9]{1,9}", text) or not low <= int(text) <= high:
             raise UsageError(
                 f"{name}={text!r} in the environment is not a number from {low} to {high}"
             )
@@ -121,9 +121,9 @@ def _from_indexed_job(environ: Mapping[str, str]) -> Cluster:
 
 def _is_address(text: str) -> bool:
     host, colon, port = text.rpartition(":")
-    return bool(host and colon and port.isdecimal() and 1 <= int(port) <= 65_535) and not re.search(
-        r"\s|/", host
-    )
+    if not host or not colon or re.search(r"\s|/", host):
+        return False
+    return bool(re.fullmatch("[0-9]{1,5}", port)) and 1 <= int(port) <= 65_535
 
 
 def check(config: Config, cluster: Cluster) -> None:
