@@ -95,7 +95,11 @@ def events(bench: Bench, tries: int, seed: int) -> list[Row]:
             DAMAGE[damage](next((directory / "tensorboard" / part).glob("*.tfevents.*")), chance)
             err, found = bench.finish(directory)
             # Nothing can bring back the points that were in it.
-            found = [what for what in found if what != f"the events of {part} differ"]
+            lost = (
+                f"the events of {part} differ",
+                f"missing: tensorboard/{part}/events.out.tfevents",
+            )
+            found = [what for what in found if what not in lost]
             wrong += [*found, *([f"said {err[:400]}"] if err else [])]
             here, there = (
                 runs.points(run / "tensorboard" / part) for run in (directory, bench.undisturbed)
