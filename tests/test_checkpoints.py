@@ -190,6 +190,15 @@ def test_a_checkpoint_that_can_be_seen_is_whole(place: pathlib.Path) -> None:
     assert torn == []
 
 
+def test_what_a_process_did_not_come_to_drop_is_dropped_at_the_end(place: pathlib.Path) -> None:
+    save(place, [10, 20, 30])
+    (place / "checkpoint").unlink()
+    Checkpoints(str(place), items(), 2).tidy(30)
+    names = {f"step-{step}{end}" for step in (20, 30) for end in (".index", ".data-00000-of-00001")}
+    assert set(os.listdir(place)) == names | {"checkpoint"}
+    assert tf.train.latest_checkpoint(str(place)) == str(place / "step-30")
+
+
 def test_a_damaged_checkpoint_that_was_passed_over_goes_with_the_next(place: pathlib.Path) -> None:
     save(place, [10, 20, 30])
     (place / "step-30.index").write_bytes(b"")

@@ -159,6 +159,13 @@ class Checkpoints:
         # TensorFlow makes the index under its own name, where a kill would leave half of it.
         with storage.publishing(path, _PARTS) as temporary:
             self._copied.write(temporary)
+        self.tidy(step)
+
+    def tidy(self, step: int) -> None:
+        """Drops those beyond the number to keep, the newest being of `step`, and lists the rest.
+
+        Done after each save, and at the end of a run: a process may have died between the two.
+        """
         steps = run_directory.checkpoint_steps(os.path.dirname(self._directory))
         older = [other for other in steps if other <= step]
         # Those of later steps are damaged: training went on from an earlier one.

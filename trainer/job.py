@@ -300,6 +300,7 @@ def finish(this: Run, resumed_from: int | None) -> None:
 
     settled, config, dataset, step = this.plan, this.plan.config, this.dataset, this.progress.step
     this.console.progress(1.0, "testing, exporting, drawing")
+    this.checkpoints.tidy(step)
     logits = this.trainer.logits(dataset.test_images)
     probabilities = tf.nn.softmax(logits).numpy()
     loss, accuracy = evaluate(logits, dataset.test_labels)
