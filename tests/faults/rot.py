@@ -63,8 +63,6 @@ def _checkpoint(bench: Bench, chance: random.Random, damage: str, file: str, whi
     told = re.fullmatch(r"(warning: damaged checkpoint passed over: [^\n]+\n)*", err)
     if not told:
         wrong.append(f"said {err[:400]}")
-    # Only TensorFlow's own tools read the list; the next checkpoint writes it anew.
-    wrong = [what for what in wrong if what != "missing: checkpoints/checkpoint"]
     outcome = "nothing"
     if not wrong:
         from_step = runs.metrics(directory)["resumed_from_step"]
