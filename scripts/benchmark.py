@@ -68,6 +68,7 @@ def main(argv: Sequence[str]) -> int:
     workers_parser = commands.add_parser("workers", help="weak scaling of several workers (Linux)")
     workers_parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4])
     workers_parser.add_argument("--model", default="cnn")
+    workers_parser.add_argument("--batch_size", type=int, default=128, help="for each worker")
     workers_parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)
     if options.command == "results":
@@ -81,7 +82,7 @@ def main(argv: Sequence[str]) -> int:
     elif options.command == "summaries":
         summaries(options.repeats)
     elif options.command == "workers":
-        workers(options.counts, options.model, options.repeats)
+        workers(options.counts, options.model, options.batch_size, options.repeats)
     else:
         pipeline_alone()
     return 0
@@ -282,8 +283,8 @@ def pipeline_alone() -> None:
         print(f"augment={augment}: {12_800 / statistics.median(times):,.0f} digits/s")
 
 
-def workers(counts: Sequence[int], model: str, repeats: int) -> None:
-    """Prints digits a second of so many workers, each on a core, with batches of 128 for each."""
+def workers(counts: Sequence[int], model: str, batch_size: int, repeats: int) -> None:
+    """Prints digits a second of so many workers, each on a core, with a batch for each."""
     from trainer import data
 
     mnist = data.load("mnist")
@@ -299,7 +300,7 @@ def workers(counts: Sequence[int], model: str, repeats: int) -> None:
         )
         for turn in range(repeats):
             for count in counts:
-                rates[count].append(_rate_of_workers(count, model, directory))
+                rates[count].append(_rate_of_workers(count, model, batch_size, directory))
                 print(f"turn {turn + 1}: {count} workers {rates[count][-1]:,} digits/s", flush=True)
     base = statistics.median(rates[counts[0]])
     cores = len(os.sched_getaffinity(0))
@@ -307,11 +308,11 @@ def workers(counts: Sequence[int], model: str, repeats: int) -> None:
         rate = statistics.median(found)
         print(
             f"{count} workers on {min(count, cores)} cores: median {rate:,.0f} digits/s,"
-            f" {rate / base:.2f} times {counts[0]}, {128_000 * count / rate:.1f} ms a step"
+            f" {rate / base:.2f} times {counts[0]}, {1e3 * batch_size * count / rate:.1f} ms a step"
         )
 
 
-def _rate_of_workers(count: int, model: str, data_dir: str) -> float:
+def _rate_of_workers(count: int, model: str, batch_size: int, data_dir: str) -> float:
     cores = sorted(os.sched_getaffinity(0))
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     addresses = [f"127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
@@ -321,7 +322,7 @@ def _rate_of_workers(count: int, model: str, data_dir: str) -> float:
         run = pathlib.Path(directory) / "run"
         command = [sys.executable, "-m", "trainer.task", f"--model_dir={run}", f"--model={model}"]
         command += ["--dataset=mnist", f"--data_dir={data_dir}", "--validation_examples=0"]
-        command += ["--epochs=1", f"--batch_size={128 * count}", "--steps_per_loop=10"]
+        command += ["--epochs=1", f"--batch_size={batch_size * count}", "--steps_per_loop=10"]
         processes = []
         for index in range(count):
             task = {"type": "worker", "index": index}
