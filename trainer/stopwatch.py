@@ -1,6 +1,6 @@
 """Where the time of a run goes, by phase.
 
-Apart from everything else because the whole story of a run is timed by it, start to end.
+Apart because the job and its loop share one.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Trainer:
       config: a resolved configuration.
       devices: where to train.
       precision: `float32`, `bfloat16` or `float16`.
-      jit_compile: whether XLA compiles the loop (with several replicas: the gradient of each).
+      jit_compile: what XLA compiles: the whole `loop`, each `step`'s gradient, or nothing (`off`).
       total_steps: the length of the learning-rate schedule.
     """
 
