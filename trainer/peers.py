@@ -2,13 +2,19 @@
 
 TensorFlow finds out slowly or not at all that a worker never came, differs or froze, and does not
 say which. So every two workers keep a connection of their own. It is made on the address that the
-worker's gRPC server takes afterwards, so it needs no other port, and it carries lines: a greeting
-with what has to agree, then a heartbeat a second, what else has to agree once that is known, and a
-word when a worker is done.
+worker's gRPC server takes afterwards, so it needs no other port, and it carries lines:
+
+  {"worker": 1, "statement": {...}}   the greeting: who it is, and what has to be equal on all
+  .                                   a heartbeat, once a second
+  agree {...}                         what else has to be equal, once that is known
+  lost 2 <how>                        the sender gives up on worker 2, and ends
+  bye                                 the sender ends, and nothing of it is needed any more
+  done                                the chief has written everything; whoever waits may leave
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -16,7 +22,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from trainer.distribution import Cluster
 from trainer.errors import ClusterError, UsageError
@@ -46,12 +52,12 @@ class Peers:
 
     def __init__(self, cluster: Cluster, *, silence_s: float):
         self._cluster, self._silence_s = cluster, silence_s
-        self._sockets: dict[int, socket.socket] = {}
-        self._statements: dict[int, Mapping[str, str]] = {}
-        self._later: dict[int, Mapping[str, str]] = {}
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # notified when what follows grows
+        self._sockets: dict[int, socket.socket] = {}  # by worker, once it has greeted
+        self._statements: dict[int, Mapping[str, str]] = {}  # of the greetings
+        self._later: dict[int, Mapping[str, str]] = {}  # of `agree`
         self._meeting = True
-        self._needed: set[int] = set()
+        self._needed: set[int] = set()  # the workers whose loss ends this process
         self._done = threading.Event()
 
     def meet(
@@ -208,12 +214,11 @@ class Peers:
             threading.Thread(target=self._answer, args=(connection, line), daemon=True).start()
 
     def _answer(self, connection: socket.socket, line: bytes) -> None:
-        with _Greeting(self, connection) as keep:
+        with self._greeting(connection):
             other, statement = _read_greeting(connection)
-            if not self._cluster.index < other < len(self._cluster.workers):
-                return
-            connection.sendall(line)
-            keep(other, statement)
+            if self._cluster.index < other < len(self._cluster.workers):
+                connection.sendall(line)
+                self._keep(connection, other, statement)
 
     def _connect(self, other: int, line: bytes) -> None:
         host, _, port = self._cluster.workers[other].rpartition(":")
@@ -226,12 +231,36 @@ class Peers:
                 except OSError:
                     connection = None
                 if connection:
-                    with _Greeting(self, connection) as keep:
+                    with self._greeting(connection):
                         connection.sendall(line)
                         name, statement = _read_greeting(connection)
                         if name == other:
-                            keep(other, statement)
+                            self._keep(connection, other, statement)
             time.sleep(_RETRY_S)
+
+    @contextlib.contextmanager
+    def _greeting(self, connection: socket.socket) -> Iterator[None]:
+        """Closes a connection that is not kept; one that fails, or is no worker's, is no error."""
+        connection.settimeout(_GREETING_TIMEOUT_S)
+        try:
+            with contextlib.suppress(OSError, ValueError):
+                yield
+        finally:
+            with self._changed:
+                kept = connection in self._sockets.values()
+            if not kept:
+                connection.close()
+
+    def _keep(self, connection: socket.socket, other: int, statement: Mapping[str, str]) -> None:
+        connection.setblocking(False)
+        with self._changed:
+            if not self._meeting:
+                return
+            old = self._sockets.pop(other, None)
+            if old:
+                old.close()
+            self._sockets[other], self._statements[other] = connection, statement
+            self._changed.notify_all()
 
     def _watch(self) -> None:
         """Sends heartbeats and ends the process when a worker that is needed is lost."""
@@ -251,32 +280,35 @@ class Peers:
             for connection in readable:
                 other = by_socket[connection]
                 try:
-                    words = connection.recv(4096)
+                    received = connection.recv(4096)
                 except BlockingIOError:
                     continue
                 except OSError:
-                    words = b""
+                    received = b""
                 heard[other] = time.monotonic()
-                *lines, unread[other] = (unread[other] + words).split(b"\n")
-                if b"done" in lines:
-                    self.needs_nobody()
-                    self._done.set()
-                if b"bye" in lines:
-                    self._needed.discard(other)
+                *lines, unread[other] = (unread[other] + received).split(b"\n")
                 for line in lines:
-                    if line.startswith(b"agree "):
-                        with self._changed:
-                            self._later[other] = json.loads(line[6:])
-                            self._changed.notify_all()
-                    if match := _LOST.fullmatch(line):
-                        self._told_lost(other, int(match[1]), match[2].decode())
-                if not words:
+                    self._heed(other, line)
+                if not received:
                     del self._sockets[other]
                     connection.close()
                     self._lost(other, "its connection closed")
             for other, last in heard.items():
                 if other in self._sockets and now - last > limit_s:
                     self._lost(other, f"it has been silent for {self._silence_s:g} s")
+
+    def _heed(self, other: int, line: bytes) -> None:
+        if line == b"done":
+            self.needs_nobody()
+            self._done.set()
+        elif line == b"bye":
+            self._needed.discard(other)
+        elif line.startswith(b"agree "):
+            with self._changed:
+                self._later[other] = json.loads(line[6:])
+                self._changed.notify_all()
+        elif match := _LOST.fullmatch(line):
+            self._told_lost(other, int(match[1]), match[2].decode())
 
     def _told_lost(self, teller: int, lost: int, how: str) -> None:
         if lost == self._cluster.index:
@@ -296,10 +328,10 @@ class Peers:
         # The main thread may wait for the lost worker in native code, so nothing gentler ends it.
         os._exit(ClusterError.exit_code)
 
-    def _send(self, words: bytes) -> None:
+    def _send(self, line: bytes) -> None:
         for connection in list(self._sockets.values()):
             try:
-                connection.send(words)
+                connection.send(line)
             except OSError:  # full or closed: reading tells
                 continue
 
@@ -345,36 +377,6 @@ class Peers:
         time.sleep(self._silence_s + 2 * HEARTBEAT_S)
         first_line = str(error).splitlines()[0]
         return ClusterError(f"the workers lost touch: {first_line}; start them again")
-
-
-class _Greeting:
-    """Registers a connection once its greeting was exchanged, and closes it otherwise."""
-
-    def __init__(self, peers: Peers, connection: socket.socket):
-        self._peers, self._connection, self._kept = peers, connection, False
-        connection.settimeout(_GREETING_TIMEOUT_S)
-
-    def __enter__(self) -> Callable[[int, Mapping[str, str]], None]:
-        return self._keep
-
-    def _keep(self, other: int, statement: Mapping[str, str]) -> None:
-        peers = self._peers
-        self._connection.setblocking(False)
-        with peers._changed:
-            if not peers._meeting:
-                return
-            old = peers._sockets.pop(other, None)
-            if old:
-                old.close()
-            peers._sockets[other] = self._connection
-            peers._statements[other] = statement
-            self._kept = True
-            peers._changed.notify_all()
-
-    def __exit__(self, kind, error, trace) -> bool:
-        if not self._kept:
-            self._connection.close()
-        return kind is not None and issubclass(kind, OSError | ValueError)
 
 
 def _read_greeting(connection: socket.socket) -> tuple[int, Mapping[str, str]]:
