@@ -42,6 +42,12 @@ def trains(directory: pathlib.Path, beyond: int = 0) -> None:
     wait_until(lambda: steps(directory)[:1] > [beyond], f"there is a checkpoint beyond {beyond}")
 
 
+def kill_the_chief_in_its_export(workers: Workers, directory: pathlib.Path) -> None:
+    exports = directory / "saved_model"
+    wait_until(lambda: list(exports.glob(".partial-*")), "the chief exports")
+    workers.send(0, signal.SIGKILL)
+
+
 def numbers(row: dict[str, str]) -> dict[str, float]:
     return {name: float(value) for name, value in row.items()}
 
@@ -326,9 +332,7 @@ def test_a_chief_that_dies_while_it_exports_finishes_alone(
     directory = tmp_path / "run"
     args = flags(tiny_dir, directory, "--epochs=3")
     with Workers(2, *args) as workers:
-        exports = directory / "saved_model"
-        wait_until(lambda: list(exports.glob(".partial-*")), "the chief exports")
-        workers.send(0, signal.SIGKILL)
+        kill_the_chief_in_its_export(workers, directory)
         left = workers.left(1, within_s=15)[1]
         assert left.code == 138
         assert "worker 0" in left.err
@@ -357,9 +361,7 @@ def test_a_chief_that_cannot_read_the_last_checkpoint_trains_with_the_others_aga
     directory = tmp_path / "run"
     args = flags(tiny_dir, directory, "--epochs=3")
     with Workers(2, *args) as workers:
-        exports = directory / "saved_model"
-        wait_until(lambda: list(exports.glob(".partial-*")), "the chief exports")
-        workers.send(0, signal.SIGKILL)
+        kill_the_chief_in_its_export(workers, directory)
         workers.left()
         last, before = steps(directory)[:2]
         (newest,) = (directory / "checkpoints").glob(f"step-{last}.data-*")

@@ -7,6 +7,7 @@ second reading of the same bytes gives.
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import gzip
 import io
@@ -85,7 +86,7 @@ def mutate_words(text: bytes, chance: random.Random) -> bytes:
     return text
 
 
-class Format:
+class Format(abc.ABC):
     """One format: `mutant` makes one, `judge` reads it as the program does.
 
     `judge` returns whether it was accepted, and raises `Wrong` for what must not be; any other
@@ -95,15 +96,15 @@ class Format:
     def __init__(self, place: pathlib.Path):
         self.place = place
 
+    @abc.abstractmethod
     def mutant(self, chance: random.Random) -> bytes:
         """Returns a mutant."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def judge(self, content: bytes) -> bool:
         """Reads a mutant."""
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027, most have nothing to let go of
         """Lets go of what judging needed."""
 
 
