@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from trainer.console import Console
+from trainer.console import Console, counted
 
 
 def said_on_a_terminal(*, encoding: str = "utf-8", columns: int = 80) -> str:
@@ -107,3 +107,10 @@ def test_a_name_that_the_encoding_lacks_is_still_shown() -> None:
         Console(out=out).line("run/größe")
         out.flush()
         assert content.getvalue() == b"run/gr??e\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 epochs"), (1, "1 epoch"), (1200, "1,200 epochs")]
+)
+def test_a_number_stands_with_its_noun(count: int, text: str) -> None:
+    assert counted(count, "epoch") == text

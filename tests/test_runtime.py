@@ -13,7 +13,7 @@ import pytest
 import runs
 
 from trainer.errors import Interrupted
-from trainer.runtime import StopSignals, available_cpus
+from trainer.runtime import StopSignals, as_typed, available_cpus
 
 
 def cpus(root: pathlib.Path, cgroup: str, files: dict[str, str]) -> int:
@@ -169,6 +169,38 @@ def test_a_second_ctrl_c_leaves_at_once_during_a_long_call_outside_python(
             assert process.wait(30) == 130
         finally:
             process.kill()
+
+
+@pytest.fixture
+def environment(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """The programs of an environment that is not on the PATH, as those of this process."""
+    bin_dir = tmp_path / "my env" / "bin"
+    bin_dir.mkdir(parents=True)
+    for program in ("python", "tensorboard"):
+        (bin_dir / program).symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(bin_dir / "python"))
+    monkeypatch.setenv("PATH", os.path.dirname(os.path.realpath(sys.executable)))
+    return bin_dir
+
+
+def test_a_program_is_named_as_a_shell_finds_it(
+    environment: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a name alone finds is the Python that the environment was made of: not this one."""
+    assert as_typed("python") == f"'{environment / 'python'}'"
+    monkeypatch.chdir(environment.parent.parent)
+    assert as_typed("tensorboard") == "'my env/bin/tensorboard'"
+    assert subprocess.run(f"{as_typed('python')} -c ''", shell=True, check=False).returncode == 0
+
+    monkeypatch.setenv("PATH", str(environment), prepend=os.pathsep)
+    assert as_typed("python") == "python"
+
+
+def test_a_program_that_the_environment_lacks_is_named_all_the_same(
+    environment: pathlib.Path,
+) -> None:
+    (environment / "tensorboard").unlink()
+    assert as_typed("tensorboard") == "tensorboard"
 
 
 def test_tensorflow_is_imported_without_a_word() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags
 
 from trainer import entry, run_directory, storage
+from trainer.console import counted
 from trainer.errors import TrainerError, UsageError
 
 USAGE = "python -m trainer.compare RUN RUN [more runs] [--output FILE.svg]"
@@ -83,7 +84,9 @@ def load(path: str) -> Run:
             if isinstance(metrics.get(key), (int, float)) and not isinstance(metrics[key], bool)
         },
         history=history,
-        state=f"{epochs} epochs" if done else f"not finished: {len(history)} of {epochs} epochs",
+        state=counted(epochs, "epoch")
+        if done
+        else f"not finished: {len(history)} of {counted(epochs, 'epoch')}",
     )
 
 

@@ -12,6 +12,11 @@ import sys
 from typing import TextIO
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a number with its noun: `1 epoch`, `5 epochs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class Console:
     """Prints lines on `out`, warnings on `err`, and on a terminal a last line that is redrawn.
 

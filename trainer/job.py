@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainer import data, lock, plan, run_directory, runtime, storage
+from trainer import lock, plan, prepare, run_directory, runtime, storage
 from trainer.config import Config
-from trainer.console import Console
+from trainer.console import Console, counted
 from trainer.data import Dataset
 from trainer.distribution import Cluster
 from trainer.errors import UsageError
@@ -24,6 +22,23 @@ from trainer.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from trainer.loop import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class _Process:
+    """What a run has around it, whatever it trains.
+
+    Attributes:
+      peers: the processes of the other workers.
+      console: where progress is told.
+      stop: the signals that may end the run early.
+      stopwatch: where its time goes.
+    """
+
+    peers: Peers
+    console: Console
+    stop: runtime.StopSignals
+    stopwatch: Stopwatch
 
 
 def run(
@@ -56,144 +71,42 @@ def run(
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     peers, stopwatch = Peers(cluster, silence_s=config.peer_timeout_s), Stopwatch()
     try:
-        config, cluster, dataset = _prepare(config, cluster, peers, dataset, console, stopwatch)
+        config, cluster, dataset = prepare.prepare(
+            config, cluster, peers, dataset, console, stopwatch
+        )
     except FinishedError:
         console.line(f"{config.model_dir}: finished by the other workers")
         return
     with lock.held(config.model_dir) if cluster.is_chief else contextlib.nullcontext():
-        _run_there(config, cluster, dataset, peers, console, stop, stopwatch)
+        _run_there(config, cluster, dataset, _Process(peers, console, stop, stopwatch))
 
 
-def _run_there(
-    config: Config,
-    cluster: Cluster,
-    dataset: Dataset,
-    peers: Peers,
-    console: Console,
-    stop: runtime.StopSignals,
-    stopwatch: Stopwatch,
-) -> None:
+def _run_there(config: Config, cluster: Cluster, dataset: Dataset, process: _Process) -> None:
     """The rest of the story, while no other process writes the directory."""
     recorded = run_directory.open_for(config, is_chief=cluster.is_chief)
     if recorded:
         run_directory.check_data(config, recorded, dataset.sha256)
         if recorded.finished(config.epochs):
-            console.line(run_directory.finished_line(config, recorded))
+            process.console.line(run_directory.finished_line(config, recorded))
             return
     try:
         settled = plan.settle(config, cluster, dataset, recorded)
         if len(cluster.workers) > 1:
-            peers.agree(plan.settled_statement(settled))
-        stop.take_back()
+            process.peers.agree(plan.settled_statement(settled))
+        process.stop.take_back()
         if cluster.is_chief:
-            trained = recorded and _only_finishing_is_left(config, dataset)
+            # Only to finish may not be where it was trained: what trained it stays on record.
+            trained = recorded and prepare.only_finishing_is_left(config, dataset)
             plan.record(settled, dataset, recorded.settled if trained else None)
-        _introduce(settled, dataset, console)
-        stopwatch.lap("devices")
-        _train_and_finish(settled, dataset, recorded, peers, console, stop, stopwatch)
+        _introduce(settled, dataset, process.console)
+        process.stopwatch.lap("devices")
+        _train_and_finish(settled, dataset, recorded, process)
     except (OSError, runtime.import_tensorflow().errors.OpError) as error:
         if unwritten := storage.failure(error, config.model_dir):
             raise unwritten from error
         if isinstance(error, OSError) or len(cluster.workers) == 1:
             raise
-        raise peers.explain(error) from error
-
-
-def _prepare(
-    config: Config,
-    cluster: Cluster,
-    peers: Peers,
-    dataset: Dataset | None,
-    console: Console,
-    stopwatch: Stopwatch,
-) -> tuple[Config, Cluster, Dataset]:
-    """Loads the data and meets the other workers while TensorFlow, which takes longer, is imported.
-
-    Returns:
-      The configuration with the real names of data set and directory; the cluster, which is this
-      process alone where there is nothing left to train; and the data.
-    """
-    said: list[str] = []
-
-    def meet(named: Config, loaded: Dataset) -> None:
-        peers.meet(
-            plan.statement(named, loaded),
-            timeout_s=config.cluster_timeout_s,
-            finished=functools.partial(_has_finished, named),
-        )
-
-    def data_and_workers() -> tuple[Config, Dataset, bool]:
-        loaded = dataset or data.load(_dataset_name(config), config.data_dir, notify=said.append)
-        named = dataclasses.replace(
-            config.resolved(),
-            dataset=loaded.name,
-            model_dir=config.model_dir or run_directory.default_path(loaded.name, config.model),
-        )
-        chief_may_finish = cluster.is_chief and _trained_to_the_end(named, loaded)
-        if len(cluster.workers) > 1 and not chief_may_finish:
-            meet(named, loaded)
-        return named, loaded, chief_may_finish
-
-    preparing = _in_background(data_and_workers)
-    try:
-        runtime.import_tensorflow()
-        stopwatch.lap("imports")
-        named, loaded, chief_may_finish = preparing.result()
-        if len(cluster.workers) > 1 and chief_may_finish:
-            if _only_finishing_is_left(named, loaded):
-                return named, Cluster(), loaded
-            meet(named, loaded)
-        return named, cluster, loaded
-    finally:
-        stopwatch.lap("data")
-        for text in said:
-            console.warn(text)
-
-
-def _dataset_name(config: Config) -> str:
-    """Returns what to load: a run goes on with the data set that `auto` became when it began."""
-    if config.dataset == "auto" and config.model_dir and not config.data_dir:
-        recorded = run_directory.read(config.model_dir)
-        if recorded and recorded.config.get("dataset") in data.DATASETS:
-            return recorded.config["dataset"]
-    return config.dataset
-
-
-def _in_background(function: Callable[[], Any]) -> Future:
-    """Calls `function` in a thread that does not keep the process alive when it is told to stop."""
-    future: Future = Future()
-
-    def call() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=call, daemon=True).start()
-    return future
-
-
-def _has_finished(config: Config) -> bool:
-    recorded = run_directory.read(config.model_dir)
-    return bool(recorded and recorded.finished(config.epochs))
-
-
-def _trained_to_the_end(config: Config, dataset: Dataset) -> bool:
-    """Whether the run's newest checkpoint is of its last step."""
-    steps = plan.epoch_end(config, plan.examples_to_train_on(config, dataset), config.epochs)
-    newest = run_directory.checkpoint_steps(config.model_dir)[:1]
-    return newest == [steps]
-
-
-def _only_finishing_is_left(config: Config, dataset: Dataset) -> bool:
-    """Whether that checkpoint can also be read: else there are steps to train again."""
-    from trainer.checkpoints import is_whole
-
-    if not _trained_to_the_end(config, dataset):
-        return False
-    step = run_directory.checkpoint_steps(config.model_dir)[0]
-    directory = storage.join(config.model_dir, run_directory.CHECKPOINTS)
-    return is_whole(storage.join(directory, f"{run_directory.CHECKPOINT_PREFIX}{step}"))
+        raise process.peers.explain(error) from error
 
 
 def _introduce(settled: Plan, dataset: Dataset, console: Console) -> None:
@@ -214,13 +127,7 @@ def _introduce(settled: Plan, dataset: Dataset, console: Console) -> None:
 
 
 def _train_and_finish(
-    settled: Plan,
-    dataset: Dataset,
-    recorded: Recorded | None,
-    peers: Peers,
-    console: Console,
-    stop: runtime.StopSignals,
-    stopwatch: Stopwatch,
+    settled: Plan, dataset: Dataset, recorded: Recorded | None, process: _Process
 ) -> None:
     from trainer import loop
     from trainer.checkpoints import Checkpoints, Progress
@@ -228,7 +135,8 @@ def _train_and_finish(
     from trainer.training import Trainer
 
     config, is_chief = settled.config, settled.devices.cluster.is_chief
-    model = Trainer(
+    peers, console, stop = process.peers, process.console, process.stop
+    trainer = Trainer(
         config,
         settled.devices,
         precision=settled.precision,
@@ -237,10 +145,10 @@ def _train_and_finish(
     )
     checkpoints = Checkpoints(
         storage.join(config.model_dir, run_directory.CHECKPOINTS),
-        model.checkpoint_items(),
+        trainer.checkpoint_items(),
         keep=config.keep_checkpoints,
     )
-    progress, damaged = checkpoints.restore(model.from_chief)
+    progress, damaged = checkpoints.restore(trainer.from_chief)
     for path in damaged:
         console.warn(f"warning: damaged checkpoint passed over: {path}")
     resumed_from = progress.step if progress else None
@@ -260,56 +168,56 @@ def _train_and_finish(
     if is_chief:
         directory = storage.join(config.model_dir, run_directory.TENSORBOARD)
         summaries = Summaries(directory, -1 if progress is None else progress.step)
-    this = loop.Run(
+    run = loop.Run(
         plan=settled,
-        trainer=model,
+        trainer=trainer,
         dataset=dataset,
         progress=progress or Progress(),
         checkpoints=checkpoints,
         summaries=summaries,
         console=console,
         stop=stop,
-        stopwatch=stopwatch,
+        stopwatch=process.stopwatch,
     )
-    stopwatch.lap("model")
+    process.stopwatch.lap("model")
 
     with stop.deferred():
-        ended = loop.train(this)
+        ended = loop.train(run)
         if not ended:
             peers.leave_together()
     if not ended or stop.received is not None:
         if not is_chief:
             peers.say_goodbye()
         raise stop.error(
-            f"progress is saved at step {this.progress.step:,}; the same command goes on from there"
+            f"progress is saved at step {run.progress.step:,}; the same command goes on from there"
         )
     if is_chief:
         peers.needs_nobody()
-        finish(this, resumed_from)
+        finish(run, resumed_from)
         peers.say_done()
     else:
         peers.wait_until_done()
 
 
-def finish(this: Run, resumed_from: int | None) -> None:
+def finish(run: Run, resumed_from: int | None) -> None:
     """Touches the test set, once; then exports the model, draws the pictures, writes the result."""
     import tensorflow as tf
 
     from trainer import board, charts, export, figures, models, report
     from trainer.training import evaluate
 
-    settled, config, dataset, step = this.plan, this.plan.config, this.dataset, this.progress.step
-    this.console.progress(1.0, "testing, exporting, drawing")
-    this.checkpoints.tidy(step)
-    logits = this.trainer.logits(dataset.test_images)
+    settled, config, dataset, step = run.plan, run.plan.config, run.dataset, run.progress.step
+    run.console.progress(1.0, "testing, exporting, drawing")
+    run.checkpoints.tidy(step)
+    logits = run.trainer.logits(dataset.test_images)
     probabilities = tf.nn.softmax(logits).numpy()
     loss, accuracy = evaluate(logits, dataset.test_labels)
-    this.stopwatch.lap("test")
-    board.tested(this, probabilities, loss, accuracy)
-    this.stopwatch.lap("summaries")
+    run.stopwatch.lap("test")
+    board.tested(run, probabilities, loss, accuracy)
+    run.stopwatch.lap("summaries")
 
     copy = models.build(config.model, precision=settled.precision, seed=config.seed)
-    copy.set_weights(this.trainer.model.get_weights())
+    copy.set_weights(run.trainer.model.get_weights())
     saved_model = export.publish(
         copy,
         storage.join(config.model_dir, run_directory.SAVED_MODEL),
@@ -318,7 +226,7 @@ def finish(this: Run, resumed_from: int | None) -> None:
         probabilities=probabilities,
         precision=settled.precision,
     )
-    this.stopwatch.lap("export")
+    run.stopwatch.lap("export")
     picture = figures.predictions(
         dataset.test_images,
         dataset.test_labels,
@@ -327,45 +235,45 @@ def finish(this: Run, resumed_from: int | None) -> None:
         f" {dataset.name} test digits right",
     )
     storage.write_bytes(storage.join(config.model_dir, run_directory.PREDICTIONS), picture)
-    this.summaries.close()
+    run.summaries.close()
     error = charts.calibration_error(dataset.test_labels, probabilities)
-    metrics = _metrics(this, loss, accuracy, error, resumed_from)
+    metrics = _metrics(run, loss, accuracy, error, resumed_from)
     report.write(
         metrics,
         directory=config.model_dir,
-        history=this.progress.history,
+        history=run.progress.history,
         dataset=dataset,
         probabilities=probabilities,
-        weights=this.trainer.model.get_weights(),
+        weights=run.trainer.model.get_weights(),
     )
-    this.stopwatch.lap("pictures")
-    metrics |= {"wall_seconds": this.stopwatch.total, "seconds": this.stopwatch.seconds}
+    run.stopwatch.lap("pictures")
+    metrics |= {"wall_seconds": run.stopwatch.total, "seconds": run.stopwatch.seconds}
     run_directory.write_json(config.model_dir, run_directory.METRICS, metrics)
-    _say_where(this, metrics, saved_model)
+    _say_where(run, metrics, saved_model)
 
 
 def _metrics(
-    this: Run, loss: float, accuracy: float, calibration_error: float, resumed_from: int | None
+    run: Run, loss: float, accuracy: float, calibration_error: float, resumed_from: int | None
 ) -> dict[str, Any]:
-    settled, config, progress = this.plan, this.plan.config, this.progress
+    settled, config, progress = run.plan, run.plan.config, run.progress
     rate = progress.steady_examples / progress.steady_seconds if progress.steady_seconds else None
     # Not this process's devices: it may be a chief that came back alone, just to finish.
     trained_on = run_directory.read(config.model_dir).settled
     return {
-        "dataset": this.dataset.name,
+        "dataset": run.dataset.name,
         "model": config.model,
-        "parameters": this.trainer.model.count_params(),
+        "parameters": run.trainer.model.count_params(),
         "epochs": config.epochs,
         "steps": progress.step,
         "examples_train": settled.examples,
         "examples_validation": config.validation_examples,
-        "examples_test": len(this.dataset.test_labels),
+        "examples_test": len(run.dataset.test_labels),
         "test_loss": loss,
         "test_accuracy": accuracy,
         "test_calibration_error": calibration_error,
         "validation_accuracy": progress.history[-1]["validation_accuracy"],
         "train_seconds": round(progress.train_seconds, 3),
-        "wall_seconds": this.stopwatch.total,
+        "wall_seconds": run.stopwatch.total,
         "examples_per_second": rate and round(rate),
         "strategy": trained_on["strategy"],
         "replicas": trained_on["replicas"],
@@ -374,18 +282,18 @@ def _metrics(
         "jit_compile": trained_on["jit_compile"] != "off",
         "seed": config.seed,
         "resumed_from_step": resumed_from,
-        "weights_sha256": this.trainer.weights_sha256(),
+        "weights_sha256": run.trainer.weights_sha256(),
         "finished": True,
     }
 
 
-def _say_where(this: Run, metrics: Mapping[str, Any], saved_model: str) -> None:
-    say, where = this.console.line, this.plan.config.model_dir
+def _say_where(run: Run, metrics: Mapping[str, Any], saved_model: str) -> None:
+    say, where = run.console.line, run.plan.config.model_dir
     count, accuracy = metrics["examples_test"], metrics["test_accuracy"]
     rate = metrics["examples_per_second"]
     say(
         f"test    {accuracy:.2%} of {count:,} {metrics['dataset']} digits read right,"
-        f" {round(count * (1 - accuracy)):,} mistakes; loss {metrics['test_loss']:.4f}"
+        f" {counted(round(count * (1 - accuracy)), 'mistake')}; loss {metrics['test_loss']:.4f}"
     )
     say(
         f"time    {metrics['train_seconds']:.1f} s training"
@@ -393,5 +301,7 @@ def _say_where(this: Run, metrics: Mapping[str, Any], saved_model: str) -> None:
     )
     say()
     say(f"Everything is in {where}: report.html, predictions.png, metrics.json, saved_model/")
-    say(f"  see the curves   tensorboard --logdir {os.path.dirname(where) or where}")
-    say(f"  read your own    python -m trainer.predict --model_dir {where} image.png")
+    runs, where = shlex.quote(os.path.dirname(where) or where), shlex.quote(where)
+    tensorboard, python = runtime.as_typed("tensorboard"), runtime.as_typed("python")
+    say(f"  see the curves   {tensorboard} --logdir {runs}")
+    say(f"  read your own    {python} -m trainer.predict --model_dir {where} image.png")

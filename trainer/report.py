@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from trainer import charts, run_directory, storage
+from trainer.console import counted
 from trainer.data import Dataset
 
 CAPTIONS = {
@@ -120,7 +121,8 @@ def page(
         " right"
     )
     lead = (
-        f"{round(count * (1 - accuracy)):,} mistakes, after {metrics['epochs']} epochs and"
+        f"{counted(round(count * (1 - accuracy)), 'mistake')}, after"
+        f" {counted(metrics['epochs'], 'epoch')} and"
         f" {metrics['train_seconds']:,.1f} s of training on {metrics['examples_train']:,} digits."
         " The test digits were touched once, at the end."
     )

@@ -19,6 +19,7 @@ from typing import Any
 
 from trainer import storage
 from trainer.config import PRECISIONS, Config
+from trainer.console import counted
 from trainer.errors import UsageError
 
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
@@ -154,7 +155,7 @@ def check_data(config: Config, recorded: Recorded, sha256: Mapping[str, str]) ->
 def finished_line(config: Config, recorded: Recorded) -> str:
     """Returns what to say of a run that is finished already."""
     return (
-        f"{config.model_dir}: finished already, {recorded.metrics['epochs']} epochs;"
+        f"{config.model_dir}: finished already, {counted(recorded.metrics['epochs'], 'epoch')};"
         " more --epochs continue it"
     )
 

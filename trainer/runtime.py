@@ -10,6 +10,8 @@ import importlib
 import math
 import os
 import pathlib
+import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -78,6 +80,21 @@ def fill_standard_streams() -> None:
 def last_words(text: str) -> None:
     """Writes a line on standard error, even if that is held back: the process is about to end."""
     os.write(_shown_on[0] if _shown_on else 2, f"{text}\n".encode())
+
+
+def as_typed(program: str) -> str:
+    """Returns how to call a program of this environment from a shell.
+
+    That is its name, or its path where the shell would find none of that name, or another one:
+    the environment need not be activated.
+    """
+    place = os.path.dirname(sys.executable)
+    own, found = os.path.join(place, program), shutil.which(program)
+    # Directories, because an environment's Python is a link to one that lacks its packages.
+    if not os.path.exists(own) or (found and os.path.samefile(os.path.dirname(found), place)):
+        return program
+    inside = os.path.relpath(own)
+    return shlex.quote(own if inside.startswith(os.pardir) else inside)
 
 
 def import_tensorflow() -> ModuleType:

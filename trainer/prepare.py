@@ -1,0 +1,115 @@
+"""What precedes a run: data is loaded and the workers meet while TensorFlow is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from trainer import data, plan, run_directory, runtime, storage
+from trainer.config import Config
+from trainer.console import Console
+from trainer.data import Dataset
+from trainer.distribution import Cluster
+from trainer.peers import Peers
+from trainer.stopwatch import Stopwatch
+
+
+def prepare(
+    config: Config,
+    cluster: Cluster,
+    peers: Peers,
+    dataset: Dataset | None,
+    console: Console,
+    stopwatch: Stopwatch,
+) -> tuple[Config, Cluster, Dataset]:
+    """Loads the data and meets the other workers while TensorFlow, which takes longer, is imported.
+
+    Returns:
+      The configuration with the real names of data set and directory; the cluster, which is this
+      process alone where there is nothing left to train; and the data.
+    """
+    said: list[str] = []
+
+    def meet(named: Config, loaded: Dataset) -> None:
+        peers.meet(
+            plan.statement(named, loaded),
+            timeout_s=config.cluster_timeout_s,
+            finished=functools.partial(_has_finished, named),
+        )
+
+    def data_and_workers() -> tuple[Config, Dataset, bool]:
+        loaded = dataset or data.load(_dataset_name(config), config.data_dir, notify=said.append)
+        named = dataclasses.replace(
+            config.resolved(),
+            dataset=loaded.name,
+            model_dir=config.model_dir or run_directory.default_path(loaded.name, config.model),
+        )
+        chief_may_finish = cluster.is_chief and _trained_to_the_end(named, loaded)
+        if len(cluster.workers) > 1 and not chief_may_finish:
+            meet(named, loaded)
+        return named, loaded, chief_may_finish
+
+    preparing = _in_background(data_and_workers)
+    try:
+        runtime.import_tensorflow()
+        stopwatch.lap("imports")
+        named, loaded, chief_may_finish = preparing.result()
+        if len(cluster.workers) > 1 and chief_may_finish:
+            if only_finishing_is_left(named, loaded):
+                return named, Cluster(), loaded
+            meet(named, loaded)
+        return named, cluster, loaded
+    finally:
+        stopwatch.lap("data")
+        for text in said:
+            console.warn(text)
+
+
+def _dataset_name(config: Config) -> str:
+    """Returns what to load: a run goes on with the data set that `auto` became when it began."""
+    if config.dataset == "auto" and config.model_dir and not config.data_dir:
+        recorded = run_directory.read(config.model_dir)
+        if recorded and recorded.config.get("dataset") in data.DATASETS:
+            return recorded.config["dataset"]
+    return config.dataset
+
+
+def _in_background(function: Callable[[], Any]) -> Future:
+    """Calls `function` in a thread that does not keep the process alive when it is told to stop."""
+    future: Future = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
+def _has_finished(config: Config) -> bool:
+    recorded = run_directory.read(config.model_dir)
+    return bool(recorded and recorded.finished(config.epochs))
+
+
+def _trained_to_the_end(config: Config, dataset: Dataset) -> bool:
+    """Whether the run's newest checkpoint is of its last step."""
+    steps = plan.epoch_end(config, plan.examples_to_train_on(config, dataset), config.epochs)
+    newest = run_directory.checkpoint_steps(config.model_dir)[:1]
+    return newest == [steps]
+
+
+def only_finishing_is_left(config: Config, dataset: Dataset) -> bool:
+    """Whether that checkpoint can also be read: else there are steps to train again."""
+    from trainer.checkpoints import is_whole
+
+    if not _trained_to_the_end(config, dataset):
+        return False
+    step = run_directory.checkpoint_steps(config.model_dir)[0]
+    directory = storage.join(config.model_dir, run_directory.CHECKPOINTS)
+    return is_whole(storage.join(directory, f"{run_directory.CHECKPOINT_PREFIX}{step}"))
