@@ -67,13 +67,13 @@ def train(run: Run) -> bool:
 def _train(run: Run) -> bool:
     plan, progress, lap = run.plan, run.progress, run.stopwatch.lap
     batches = _batches(run)
-    lap("input")
+    lap("pipeline")
     if run.summaries and progress.step == 0:
         board.begin(run)
         lap("summaries")
     warm = False
     for superbatch, base, begin, end in _calls(run, batches):
-        waited = lap("input")
+        waited = lap("input" if warm else "pipeline")  # the first is prepared from nothing
         result = run.trainer.run(superbatch, base, begin, end)
         seconds = lap("training" if warm else "first_loop")
         _check_finite(run, result)
@@ -118,7 +118,7 @@ def _batches(run: Run) -> Iterator[Any]:
             local_replicas=plan.devices.local_replicas,
         )
 
-    if plan.devices.replicas == 1 and plan.devices.kind == "CPU":
+    if len(plan.devices.local_replicas) == 1 and plan.devices.kind == "CPU":
         # Nothing to hand out; and what a strategy hands out slows the mlp's steps by a fifth.
         return iter(local_batches())
     return iter(plan.devices.strategy.distribute_datasets_from_function(local_batches))
