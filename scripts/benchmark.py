@@ -6,7 +6,10 @@
   scripts/benchmark.py jobs --peer mine='python my.py'   ... or against any other program
   scripts/benchmark.py steps --peer jax='python scripts/peers/jax_mlp.py {batch_size}'
                                                          steady state of mlp, peers, and the floor
+  scripts/benchmark.py target --model cnn --peer keras='python scripts/peers/keras_convnet.py 1'
+                                                         training time until 99.0 % of the test
   scripts/benchmark.py start                             how long until the first step, by phase
+  scripts/benchmark.py growth                            what more examples and more epochs cost
   scripts/benchmark.py pipeline                          the input pipeline alone
   scripts/benchmark.py summaries --repeats 3             what all that TensorBoard shows costs a job
   scripts/benchmark.py workers --counts 1 2 4            weak scaling: workers pinned to a core each
@@ -20,6 +23,7 @@ because machines are noisy; so is everything that runs beside this.
 from __future__ import annotations
 
 import argparse
+import csv
 import functools
 import itertools
 import json
@@ -60,6 +64,13 @@ def main(argv: Sequence[str]) -> int:
     steps_parser.add_argument("--batch_size", type=int, nargs="+", default=[128, 256])
     steps_parser.add_argument("--repeats", type=int, default=3)
     steps_parser.add_argument("--peer", action="append", metavar="NAME=COMMAND", default=[])
+    target_parser = commands.add_parser("target", help="training time to an accuracy")
+    target_parser.add_argument("--model", default="cnn")
+    target_parser.add_argument("--accuracy", type=float, default=0.99)
+    target_parser.add_argument("--seeds", type=int, default=5)
+    target_parser.add_argument("--peer", action="append", metavar="NAME=COMMAND", default=[])
+    growth_parser = commands.add_parser("growth", help="a step's time and the memory, with size")
+    growth_parser.add_argument("--repeats", type=int, default=3)
     start_parser = commands.add_parser("start", help="seconds until the first step, by phase")
     start_parser.add_argument("--repeats", type=int, default=3)
     commands.add_parser("pipeline", help="examples a second that the input pipeline delivers")
@@ -77,6 +88,10 @@ def main(argv: Sequence[str]) -> int:
         jobs(options.repeats, options.peer or [keras_fit])
     elif options.command == "steps":
         steps(options.batch_size, options.repeats, options.peer)
+    elif options.command == "target":
+        target(options.model, options.accuracy, options.seeds, options.peer)
+    elif options.command == "growth":
+        growth(options.repeats)
     elif options.command == "start":
         start(options.repeats)
     elif options.command == "summaries":
@@ -92,8 +107,9 @@ def results(model: str, epochs: int, seeds: int, flags: Sequence[str]) -> None:
     """Prints a run for each seed, then means."""
     rows = []
     for seed in range(1, seeds + 1):
-        row, done = train(f"--model={model}", f"--epochs={epochs}", f"--seed={seed}", *flags)
-        rows.append(row | {"peak_bytes": done.peak_bytes})
+        run = train(f"--model={model}", f"--epochs={epochs}", f"--seed={seed}", *flags)
+        row = run.metrics | {"peak_bytes": run.done.peak_bytes}
+        rows.append(row)
         print(
             f"seed {seed}: test {row['test_accuracy']:.2%}, training {row['train_seconds']:.1f} s,"
             f" whole job {row['wall_seconds']:.1f} s, {row['examples_per_second']:,} digits/s",
@@ -109,17 +125,34 @@ def results(model: str, epochs: int, seeds: int, flags: Sequence[str]) -> None:
         f" medians: training {_median(rows, 'train_seconds'):.1f} s,"
         f" whole job {_median(rows, 'wall_seconds'):.1f} s,"
         f" {_median(rows, 'examples_per_second'):,.0f} digits/s,"
-        f" {_median(rows, 'peak_bytes') / 1e6:,.0f} MB"
+        f" {_median(rows, 'peak_bytes') / 1e6:,.0f} MB,"
+        f" waiting for input {statistics.median(map(_input_wait, rows)):.1%} of the loop"
     )
 
 
-def train(*flags: str) -> tuple[dict, Done]:
-    """Runs `trainer.task` as a process; returns its metrics, and what it took."""
+def _input_wait(metrics: dict) -> float:
+    """The share of the loop, its first call left out, that waits for the input pipeline."""
+    waited, trained = (metrics["seconds"].get(phase, 0.0) for phase in ("input", "training"))
+    return waited / (waited + trained)
+
+
+class Trained(NamedTuple):
+    """What a run of `trainer.task` left, and took."""
+
+    metrics: dict
+    history: list[dict[str, str]]
+    done: Done
+
+
+def train(*flags: str) -> Trained:
+    """Runs `trainer.task` as a process."""
     with tempfile.TemporaryDirectory() as directory:
         run = pathlib.Path(directory) / "run"
         command = [sys.executable, "-m", "trainer.task", f"--model_dir={run}", "--dataset=mnist"]
         done = timed([*command, *flags])
-        return json.loads((run / "metrics.json").read_text()), done
+        with open(run / "history.csv", newline="") as history:
+            rows = list(csv.DictReader(history))
+        return Trained(json.loads((run / "metrics.json").read_text()), rows, done)
 
 
 class Done(NamedTuple):
@@ -147,7 +180,7 @@ def timed(command: Sequence[str]) -> Done:
 
 def jobs(repeats: int, peers: Sequence[str]) -> None:
     """Prints median wall times of whole processes, and their ratio."""
-    commands: dict[str, Callable[[], Done]] = {"trainer.task": lambda: train()[1]}
+    commands: dict[str, Callable[[], Done]] = {"trainer.task": lambda: train().done}
     for peer in peers:
         name, _, command = peer.partition("=")
         commands[name] = functools.partial(timed, shlex.split(command))
@@ -172,7 +205,7 @@ def summaries(repeats: int) -> None:
     spent: dict[str, list[tuple[float, float]]] = {"full": [], "minimal": []}
     for turn in range(repeats):
         for kind in ("full", "minimal") if turn % 2 else ("minimal", "full"):
-            _, done = train(f"--summaries={kind}")
+            done = train(f"--summaries={kind}").done
             spent[kind].append((done.seconds, done.processor_seconds))
             print(f"turn {turn + 1}: {kind} {done.seconds:.1f} s", flush=True)
     for number, name in enumerate(("wall", "processor")):
@@ -184,7 +217,7 @@ def summaries(repeats: int) -> None:
 
 
 def steps(batch_sizes: Sequence[int], repeats: int, peers: Sequence[str]) -> None:
-    """Prints examples a second of `mlp` and of peers, first loop or epoch left out, and the floor.
+    """Prints examples a second of `mlp` and of peers, the first epoch left out, and the floor.
 
     All train the same network without augmentation, in float32. The floor is what the matrix
     products alone would take at the rate of large ones.
@@ -195,11 +228,17 @@ def steps(batch_sizes: Sequence[int], repeats: int, peers: Sequence[str]) -> Non
         rates: dict[str, list[float]] = {"mlp": []}
         for _ in range(repeats):
             flags = (f"--batch_size={batch_size}", "--augment=none", "--summaries=minimal")
-            rates["mlp"].append(train(*flags)[0]["examples_per_second"])
+            history = train(*flags).history
+            counts = [int(row["step"]) * batch_size for row in history]
+            rates["mlp"].append(_steady_rate(counts, [float(r["train_seconds"]) for r in history]))
             for peer in peers:
                 name, _, command = peer.partition("=")
                 done = timed(shlex.split(command.format(batch_size=batch_size)))
-                rates.setdefault(name, []).append(_steady_rate(done.output, batch_size))
+                lines = [json.loads(line) for line in done.output.splitlines()]
+                seconds = [line["train_seconds"] for line in lines if "train_seconds" in line]
+                whole = 60_000 // batch_size * batch_size
+                counts = [whole * (epoch + 1) for epoch in range(len(seconds))]
+                rates.setdefault(name, []).append(_steady_rate(counts, seconds))
         ours = statistics.median(rates["mlp"])
         for name, found in rates.items():
             rate = statistics.median(found)
@@ -212,12 +251,10 @@ def steps(batch_sizes: Sequence[int], repeats: int, peers: Sequence[str]) -> Non
         print(f"batch {batch_size}: {ours * floor:.0%} of the floor's rate", flush=True)
 
 
-def _steady_rate(lines: str, batch_size: int) -> float:
-    """Digits a second of a peer's median epoch after the first, of whole batches of 60,000."""
-    seconds = [json.loads(line).get("train_seconds") for line in lines.splitlines()]
-    seconds = [second for second in seconds if second is not None]
-    epochs = [late - early for early, late in itertools.pairwise(seconds)]
-    return 60_000 // batch_size * batch_size / statistics.median(epochs)
+def _steady_rate(counts: Sequence[int], seconds: Sequence[float]) -> float:
+    """Digits a second of the median epoch after the first, from the sums at each epoch's end."""
+    epochs = zip(itertools.pairwise(counts), itertools.pairwise(seconds), strict=True)
+    return statistics.median((n - m) / (late - early) for (m, n), (early, late) in epochs)
 
 
 def _products_per_second() -> float:
@@ -235,12 +272,65 @@ print(2 * 2048**3 / min(times))
     return float(timed([sys.executable, "-c", program]).output)
 
 
+def target(model: str, accuracy: float, seeds: int, peers: Sequence[str]) -> None:
+    """Prints the shortest schedule, in epochs, whose mean test accuracy is high enough.
+
+    Each run is judged at its end, once. A peer's figure is the training time of its first epoch.
+    """
+    for epochs in range(1, 21):
+        flags = (f"--model={model}", f"--epochs={epochs}", "--summaries=minimal")
+        rows = [train(*flags, f"--seed={seed}").metrics for seed in range(1, seeds + 1)]
+        mean = statistics.mean(row["test_accuracy"] for row in rows)
+        ours = _median(rows, "train_seconds")
+        print(f"{model}, {epochs} epochs: test {mean:.2%}, training {ours:.1f} s", flush=True)
+        if mean >= accuracy:
+            break
+    for peer in peers:
+        name, _, command = peer.partition("=")
+        lines = map(json.loads, timed(shlex.split(command)).output.splitlines())
+        epoch = next(line["train_seconds"] for line in lines if "train_seconds" in line)
+        print(f"{name}: its first epoch takes {epoch:.1f} s; ratio {ours / epoch:.2f}")
+
+
+def growth(repeats: int) -> None:
+    """Prints the time of a step over 60,000 and 600,000 digits, and the memory of more epochs."""
+    from trainer import data
+
+    mnist = data.load("mnist")
+    found: dict[int, list[float]] = {1: [], 10: []}
+    with tempfile.TemporaryDirectory() as directory:
+        for times in found:
+            (place := pathlib.Path(directory, str(times))).mkdir()
+            np.savez(
+                place / "mnist.npz",
+                x_train=np.tile(mnist.train_images, (times, 1, 1)),
+                y_train=np.tile(mnist.train_labels, times),
+                x_test=mnist.test_images,
+                y_test=mnist.test_labels,
+            )
+        for _ in range(repeats):
+            for times, rates in found.items():
+                # As many steps of each, and none between which something else happens.
+                flags = (f"--data_dir={directory}/{times}", f"--epochs={10 // times}")
+                row = train(*flags, "--summaries=minimal", "--validation_examples=0").metrics
+                rates.append(row["examples_per_second"])
+    for times, rates in found.items():
+        rate = statistics.median(rates)
+        print(f"{60_000 * times:,} digits: {rate:,.0f} digits/s, {128e3 / rate:.3f} ms a step")
+    peaks: dict[int, list[float]] = {5: [], 50: []}
+    for _ in range(repeats):
+        for epochs, peak in peaks.items():
+            peak.append(train(f"--epochs={epochs}").done.peak_bytes / 1e6)
+    for epochs, peak in peaks.items():
+        print(f"{epochs} epochs: {statistics.median(peak):,.0f} MB at the most")
+
+
 def start(repeats: int) -> None:
     """Prints the phases of the default job, and its start beside a bare `import tensorflow`."""
     rows, bare = [], []
     for _ in range(repeats):
         bare.append(timed([sys.executable, "-c", "import tensorflow"]).seconds)
-        rows.append(train()[0]["seconds"])
+        rows.append(train().metrics["seconds"])
     for phase in rows[0]:
         print(f"{phase}: {statistics.median(row[phase] for row in rows):.2f} s")
     phases = list(rows[0])
