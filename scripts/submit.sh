@@ -191,7 +191,7 @@ check_batch() { # MANIFESTS
   if [ -n "$workers" ] && [ -n "$batch" ] && [ $((batch % workers)) -ne 0 ]; then
     near=$(((batch + workers / 2) / workers * workers))
     [ $near -gt 0 ] || near=$workers
-    die 2 "--batch_size=$batch does not divide by $workers workers; give one that does after --, for example --batch_size=$near"
+    die 2 "--batch_size=$batch is not divisible by $workers workers; give one that does after --, for example --batch_size=$near"
   fi
 }
 

@@ -209,13 +209,13 @@ def test_without_a_cluster_it_says_so_in_one_line(script: str, tmp_path) -> None
         (
             "submit.sh",
             ["multi-worker", "--workers", "7"],
-            "--batch_size=120 does not divide by 7 workers; give one that does after --,"
+            "--batch_size=120 is not divisible by 7 workers; give one that does after --,"
             " for example --batch_size=119",
         ),
         (
             "submit.sh",
             ["multi-worker", "--dry-run", "--", "--batch_size=120", "--batch_size", "1"],
-            "--batch_size=1 does not divide by 2 workers; give one that does after --,"
+            "--batch_size=1 is not divisible by 2 workers; give one that does after --,"
             " for example --batch_size=2",
         ),
         (

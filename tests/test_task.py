@@ -68,7 +68,7 @@ WRONG_FLAGS = {
     "negative devices": ("--virtual_devices=-2", "at least 0"),
     "far too many devices": ("--virtual_devices=65", "at most 64"),
     "batch that does not divide": ("--virtual_devices=3 --batch_size=128", "--batch_size=129"),
-    "recipe's batch that does not divide": ("--virtual_devices=7", "does not divide by 7"),
+    "recipe's batch that does not divide": ("--virtual_devices=7", "is not divisible by 7"),
     "split CPU that shall be one": ("--virtual_devices=2 --strategy=cpu", "mirrored"),
     "split CPU as a GPU": ("--virtual_devices=2 --strategy=gpu", "--virtual_devices=2"),
     "several workers, alone": ("--strategy=multi_worker", "TF_CONFIG"),
@@ -162,7 +162,7 @@ TWO_WORKERS = tf_config(cluster=PEERS, task={"type": "worker", "index": 0})
     ("flags", "named"),
     {
         "strategy of one process": ("--strategy=cpu", "--strategy=cpu"),
-        "batch that does not divide by the workers": ("--batch_size=33", "--batch_size=32"),
+        "batch that is not divisible by the workers": ("--batch_size=33", "--batch_size=32"),
         "split CPU": ("--virtual_devices=2", "--virtual_devices=2"),
     }.items(),
 )

@@ -239,12 +239,12 @@ class Config:
         return dataclasses.replace(self, **missing)
 
     def check_batch(self, replicas: int) -> None:
-        """Raises `UsageError` unless the global batch divides by the number of `replicas`."""
+        """Raises `UsageError` unless the global batch is divisible by the number of `replicas`."""
         batch = self.batch_size or RECIPES[self.model].batch_size
         if batch % replicas:
             near = max(replicas, round(batch / replicas) * replicas)
             raise UsageError(
-                f"--batch_size={batch} does not divide by {replicas} replicas;"
+                f"--batch_size={batch} is not divisible by {replicas} replicas;"
                 f" try --batch_size={near}"
             )
 

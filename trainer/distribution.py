@@ -196,7 +196,7 @@ def set_up(config: Config, cluster: Cluster) -> Devices:
     deterministic.
 
     Raises:
-      UsageError: if the devices asked for are not there, or the global batch does not divide by
+      UsageError: if the devices asked for are not there, or the global batch is not divisible by
         their number.
     """
     tf = import_tensorflow()

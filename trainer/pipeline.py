@@ -58,7 +58,7 @@ def training_batches(
     Args:
       images: uint8 [examples, 28, 28].
       labels: uint8 [examples].
-      global_batch_size: examples a step, over all replicas; divides by `replicas`.
+      global_batch_size: examples a step, over all replicas; divisible by `replicas`.
       seed: of the run.
       augment: one of `recipes.AUGMENTATIONS`.
       first_step: the first step that is wanted.

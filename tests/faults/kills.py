@@ -90,8 +90,9 @@ def kills(bench: Bench, tries: int, seed: int) -> list[Row]:
     ]
     differing = tuple(what for end in ends for what in end)
     outcome = (
-        "all ended with exit code 0, without a word, with the undisturbed run's `weights_sha256`,"
-        f" metrics, history and events, and no leftovers: {sum(map(bool, ends))} differ"
+        "all ended with exit code 0, nothing on standard error, and the undisturbed run's"
+        " `weights_sha256`, metrics, history and events, and no leftovers:"
+        f" {sum(map(bool, ends))} differ"
     )
     return [*rows, Row(f"runs that took these {done} SIGKILLs", len(ends), outcome, differing)]
 

@@ -173,7 +173,7 @@ PROMISES = (
         "the lock is a shared one",
     ),
     Promise(
-        "`--batch_size` is global and divides by the replicas",
+        "`--batch_size` is global, and divisible by the replicas",
         "test_task.py::test_a_wrong_flag_is_one_line_and_exit_code_2_without_tensorflow"
         "[batch that does not divide]",
         "config.py",

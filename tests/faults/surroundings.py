@@ -53,7 +53,7 @@ def _lives(bench: Bench, name: str, **options: Any) -> Row:
     wrong += [f"said {err[-500:]}"] if err else []
     wrong += bench.differences(directory)
     shutil.rmtree(directory, ignore_errors=True)
-    return Row(name, 1, "as if nothing had happened, and not a word", tuple(wrong))
+    return Row(name, 1, "as if nothing had happened; nothing on standard error", tuple(wrong))
 
 
 def _pipe(bench: Bench) -> Row:
