@@ -412,7 +412,7 @@ def _rate_of_workers(count: int, model: str, batch_size: int, data_dir: str) -> 
         run = pathlib.Path(directory) / "run"
         command = [sys.executable, "-m", "trainer.task", f"--model_dir={run}", f"--model={model}"]
         command += ["--dataset=mnist", f"--data_dir={data_dir}", "--validation_examples=0"]
-        command += ["--epochs=1", f"--batch_size={batch_size * count}", "--steps_per_loop=10"]
+        command += ["--epochs=1", f"--batch_size={batch_size * count}"]
         processes = []
         for index in range(count):
             task = {"type": "worker", "index": index}
