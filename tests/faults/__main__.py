@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 
-from . import bench, disk, kills, mutants, rot, surroundings, table
+from . import bench, disk, guided, kills, mutants, rot, surroundings, table
 
 FAULTS = {
     "kills": (kills.kills, 200),
@@ -18,6 +18,7 @@ FAULTS = {
     "events": (rot.events, 1),
     "surroundings": (surroundings.surroundings, 1),
     "mutants": (mutants.mutants, 2000),
+    "guided": (guided.guided, 20_000),
 }
 
 
