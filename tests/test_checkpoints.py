@@ -101,6 +101,16 @@ def test_only_the_newest_are_kept(place: pathlib.Path) -> None:
     assert steps == {"step-30.index", "step-40.index"}
 
 
+@pytest.mark.parametrize("part", [".data-00000-of-00001", ".index"])
+def test_what_a_process_that_died_while_dropping_left_is_dropped(
+    place: pathlib.Path, part: str
+) -> None:
+    save(place, [10, 20], keep=2)
+    (place / f"step-10{part}").unlink()
+    save(place, [30, 40], keep=2)
+    assert {name for name in os.listdir(place) if "step-10" in name} == set()
+
+
 def test_the_number_to_keep_holds_over_a_restart(place: pathlib.Path) -> None:
     save(place, [10, 20], keep=2)
     save(place, [30], keep=2)

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -59,6 +60,7 @@ _DAMAGE = (tf.errors.OpError, AssertionError, LookupError, RuntimeError, TypeErr
 
 # The files of a checkpoint. The index comes last: whoever sees it finds all of it.
 _PARTS = (".data-00000-of-00001", ".index")
+_PART = re.compile(re.escape(run_directory.CHECKPOINT_PREFIX) + r"(\d+)(\.data-.*|\.index)")
 
 
 class Checkpoints:
@@ -167,14 +169,19 @@ class Checkpoints:
         Done after each save, and at the end of a run: a process may have died between the two.
         """
         steps = run_directory.checkpoint_steps(os.path.dirname(self._directory))
-        older = [other for other in steps if other <= step]
         # Those of later steps are damaged: training went on from an earlier one.
-        dropped = [other for other in steps if other > step] + older[self._keep :]
-        self._list(older[: self._keep])
-        for other in dropped:
-            for part in reversed(_PARTS):
-                with contextlib.suppress(FileNotFoundError, tf.errors.NotFoundError):
-                    storage.remove(self._path(other) + part)
+        kept = [other for other in steps if other <= step][: self._keep]
+        self._list(kept)
+        names = [
+            name
+            for name in storage.names_in(self._directory)
+            if (match := _PART.fullmatch(name)) and int(match[1]) not in kept
+        ]
+        # An index first, so that it never lacks its data. Data without one was left by a process
+        # that died between the two.
+        for name in sorted(names, key=lambda name: not name.endswith(".index")):
+            with contextlib.suppress(FileNotFoundError, tf.errors.NotFoundError):
+                storage.remove(storage.join(self._directory, name))
 
     def _list(self, steps: list[int]) -> None:
         """Writes the list by which TensorFlow's own tools find the newest (CheckpointState, text).

@@ -249,8 +249,8 @@ PROMISES = (
         "`--keep_checkpoints` bounds the disk",
         "test_checkpoints.py::test_only_the_newest_are_kept",
         "checkpoints.py",
-        " + older[self._keep :]",
-        " + older[9:]",
+        "if other <= step][: self._keep]",
+        "if other <= step][:9]",
         "all are kept",
     ),
     Promise(
