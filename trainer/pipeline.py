@@ -223,9 +223,8 @@ def _inverse_map(draws: tf.Tensor, strength: float = 1.0):
     return (xx, xy, x0), (yx, yy, y0)
 
 
-@tf.function(
-    jit_compile=True, autograph=False
-)  # six times as fast; it runs beside the training step
+# Compiled it is six times as fast; it runs beside the training step.
+@tf.function(jit_compile=True, autograph=False)
 def elastic(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     """Returns images distorted as by `affine`, but stronger, and bent smoothly.
 
