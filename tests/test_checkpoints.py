@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from trainer import storage
 from trainer.checkpoints import Checkpoints, Progress, is_whole
 
 ROW = {"epoch": 1, "train_loss": 0.1 + 0.2, "validation_loss": None}
@@ -109,6 +110,32 @@ def test_what_a_process_that_died_while_dropping_left_is_dropped(
     (place / f"step-10{part}").unlink()
     save(place, [30, 40], keep=2)
     assert {name for name in os.listdir(place) if "step-10" in name} == set()
+
+
+def test_what_is_not_a_checkpoint_stays(place: pathlib.Path) -> None:
+    save(place, [10], keep=2)
+    others = {"step-10.data-00000-of-00001.bak", "step-5.data-00000-of-00002", "step-x.index"}
+    for name in others:
+        (place / name).write_bytes(b"mine")
+    save(place, [20, 30, 40], keep=2)
+    assert others <= set(os.listdir(place))
+
+
+def test_a_process_that_dies_while_dropping_leaves_no_index_without_data(
+    place: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(place, [10, 20], keep=2)
+    remove = storage.remove
+
+    def die(path: str) -> None:
+        remove(path)
+        raise InterruptedError
+
+    monkeypatch.setattr(storage, "remove", die)
+    with pytest.raises(InterruptedError):
+        save(place, [30], keep=2)
+    assert (place / "step-10.data-00000-of-00001").exists()
+    assert not (place / "step-10.index").exists()
 
 
 def test_the_number_to_keep_holds_over_a_restart(place: pathlib.Path) -> None:

@@ -192,8 +192,32 @@ def test_a_program_is_named_as_a_shell_finds_it(
     assert as_typed("tensorboard") == "'my env/bin/tensorboard'"
     assert subprocess.run(f"{as_typed('python')} -c ''", shell=True, check=False).returncode == 0
 
+    monkeypatch.chdir(environment)
+    assert as_typed("tensorboard") == "./tensorboard"
+
     monkeypatch.setenv("PATH", str(environment), prepend=os.pathsep)
     assert as_typed("python") == "python"
+
+
+def test_python_is_named_as_it_was_started(
+    environment: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian has only a python3; and another python may stand beside it."""
+    (environment / "python").rename(environment / "python3")
+    (environment / "python").symlink_to("/usr/bin/env")
+    monkeypatch.setattr(sys, "executable", str(environment / "python3"))
+    monkeypatch.setenv("PATH", str(environment), prepend=os.pathsep)
+    assert as_typed("python") == "python3"
+
+
+def test_a_program_can_be_named_where_the_working_directory_is_gone(
+    environment: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setenv("PATH", "", prepend=os.pathsep)
+    assert as_typed("tensorboard") == f"'{environment / 'tensorboard'}'"
 
 
 def test_a_program_that_the_environment_lacks_is_named_all_the_same(

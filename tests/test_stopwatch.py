@@ -28,5 +28,5 @@ def test_every_moment_since_the_start_belongs_to_one_phase() -> None:
 def test_a_run_says_where_its_time_went(trained: conftest.Run) -> None:
     metrics = runs.metrics(trained.directory)
     assert sum(metrics["seconds"].values()) == pytest.approx(metrics["wall_seconds"], abs=0.01)
-    for phase in ("imports", "pipeline", "first_loop", "training", "validation", "export"):
+    for phase in ("imports", "pipeline", "first_loop", "input", "training", "validation", "export"):
         assert metrics["seconds"][phase] > 0

@@ -60,7 +60,9 @@ _DAMAGE = (tf.errors.OpError, AssertionError, LookupError, RuntimeError, TypeErr
 
 # The files of a checkpoint. The index comes last: whoever sees it finds all of it.
 _PARTS = (".data-00000-of-00001", ".index")
-_PART = re.compile(re.escape(run_directory.CHECKPOINT_PREFIX) + r"(\d+)(\.data-.*|\.index)")
+_PART = re.compile(
+    rf"{re.escape(run_directory.CHECKPOINT_PREFIX)}(\d+)({'|'.join(map(re.escape, _PARTS))})"
+)
 
 
 class Checkpoints:

@@ -86,15 +86,22 @@ def as_typed(program: str) -> str:
     """Returns how to call a program of this environment from a shell.
 
     That is its name, or its path where the shell would find none of that name, or another one:
-    the environment need not be activated.
+    the environment need not be activated. `python` may be called otherwise, `python3` for example.
     """
     place = os.path.dirname(sys.executable)
-    own, found = os.path.join(place, program), shutil.which(program)
-    # Directories, because an environment's Python is a link to one that lacks its packages.
-    if not os.path.exists(own) or (found and os.path.samefile(os.path.dirname(found), place)):
+    own = sys.executable if program == "python" else os.path.join(place, program)
+    if not os.path.exists(own):
         return program
-    inside = os.path.relpath(own)
-    return shlex.quote(own if inside.startswith(os.pardir) else inside)
+    name = os.path.basename(own)
+    found = shutil.which(name)
+    with contextlib.suppress(OSError):  # the working directory may be gone
+        # Directories, because an environment's Python is a link to one that lacks its packages.
+        if found and os.path.samefile(os.path.dirname(os.path.abspath(found)), place):
+            return name
+        inside = os.path.relpath(own)
+        if not inside.startswith(os.pardir):
+            return shlex.quote(inside if os.sep in inside else os.path.join(os.curdir, inside))
+    return shlex.quote(own)
 
 
 def import_tensorflow() -> ModuleType:
