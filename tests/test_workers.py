@@ -194,8 +194,8 @@ def test_signals_at_random_moments_to_random_workers_change_nothing(
     sent = step = 0
     try:
         while sent < times and launcher.poll() is None:
-            # Half of them come while it trains, whatever time a start takes, and are spread over the
-            # run; near the end all come soon, or the run would end before the last of them.
+            # Half of them come while it trains, whatever time a start takes, spread over the run;
+            # near the end all come soon, or the run would end before the last of them.
             if step < 0.8 * total and rng.random() < 0.5:
                 beyond = step + rng.uniform(0, 2 * (0.8 * total - step) / (times - sent))
                 wait_until(
