@@ -209,8 +209,9 @@ def test_a_stopped_run_ends_as_if_nothing_had_happened(
 ) -> None:
     directory = tmp_path / "run"
     shutil.copytree(stopped[0], directory)
-    server(*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}")
+    out = server(*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}").out
     assert_as_if_undisturbed(directory, undisturbed)
+    assert re.search(r"\ntime    [\d.]+ s training at .*, [\d.]+ s since it was resumed\n", out)
 
 
 def test_a_terminal_shows_a_live_line(stopped: tuple[pathlib.Path, list[Stopped]]) -> None:
@@ -228,7 +229,7 @@ def test_a_log_has_a_line_an_epoch_and_no_noise(log: tuple[pathlib.Path, str]) -
     epochs = re.findall(r"^epoch (\d)/9  loss [\d.]+  accuracy [\d.]+%", out, re.M)
     assert epochs == list("123456789")
     assert out.startswith("data    mnist: 500 training, 100 validation, 130 test digits")
-    for said in (str(directory), "tensorboard --logdir", "python -m trainer.predict"):
+    for said in (str(directory), " s in all", "tensorboard --logdir", "python -m trainer.predict"):
         assert said in out
     assert not NOISE.search(out)
 

@@ -291,13 +291,15 @@ def _say_where(run: Run, metrics: Mapping[str, Any], saved_model: str) -> None:
     say, where = run.console.line, run.plan.config.model_dir
     count, accuracy = metrics["examples_test"], metrics["test_accuracy"]
     rate = metrics["examples_per_second"]
+    # A resumed run has trained before this process began.
+    whole = "in all" if metrics["resumed_from_step"] is None else "since it was resumed"
     say(
         f"test    {accuracy:.2%} of {count:,} {metrics['dataset']} digits read right,"
         f" {counted(round(count * (1 - accuracy)), 'mistake')}; loss {metrics['test_loss']:.4f}"
     )
     say(
         f"time    {metrics['train_seconds']:.1f} s training"
-        f"{f' at {rate:,} digits/s' if rate else ''}, {metrics['wall_seconds']:.1f} s in all"
+        f"{f' at {rate:,} digits/s' if rate else ''}, {metrics['wall_seconds']:.1f} s {whole}"
     )
     say()
     say(f"Everything is in {where}: report.html, predictions.png, metrics.json, saved_model/")

@@ -201,7 +201,8 @@ model = tf.saved_model.load({storage.join(saved, str(step))!r})
 answer = model.signatures["serving_default"](images=images)  # uint8 [n, 28, 28]
 answer["classes"], answer["probabilities"]                   # int64 [n], float32 [n, 10]
 
-# on the command line: image files, or a page to draw on
+# on the command line, where the run was started and in its environment: image files, or a page
+# to draw on
 python -m trainer.predict --model_dir {run} image.png
 python -m trainer.draw --model_dir {run}
 
