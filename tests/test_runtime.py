@@ -250,6 +250,26 @@ def test_what_is_held_back_is_shown_if_the_import_fails() -> None:
     assert done.stderr.endswith("ImportError: no such library\n")
 
 
+def test_a_signal_that_an_import_takes_for_something_else_is_still_one() -> None:
+    done = python("""
+        import os, signal, sys
+        from trainer import entry, runtime
+
+        def run(argv):
+            with runtime.StopSignals(), runtime.quiet_stderr():
+                os.write(2, b"native words\\n")
+                try:
+                    signal.raise_signal(signal.SIGTERM)
+                except Exception as error:
+                    raise TypeError("unsupported callable") from error
+
+        sys.exit(entry.main(run))
+    """)
+    assert done.returncode == 143
+    assert done.stderr.startswith("error: stopped by SIGTERM")
+    assert done.stderr.count("\n") == 1
+
+
 def test_standard_error_that_is_closed_is_no_error() -> None:
     done = python("""
         import os

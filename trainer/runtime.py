@@ -54,6 +54,8 @@ def quiet_stderr() -> Iterator[None]:
             os.dup2(saved, 2)
             if isinstance(error, TrainerError):
                 raise
+            if interruption := _interruption(error):
+                raise interruption from None
             held.seek(0)
             os.write(2, held.read())
             raise
@@ -61,6 +63,13 @@ def quiet_stderr() -> Iterator[None]:
             _shown_on.remove(saved)
             os.dup2(saved, 2)
             os.close(saved)
+
+
+def _interruption(error: BaseException | None) -> Interrupted | None:
+    """The signal behind an error: what catches it, in mid-import, may raise something else."""
+    while error and not isinstance(error, Interrupted):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def fill_standard_streams() -> None:
