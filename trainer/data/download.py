@@ -123,7 +123,7 @@ def _locked(directory: pathlib.Path, notify: Callable[[str], None]) -> Iterator[
             lock.acquire(timeout=_LOCK_TIMEOUT_S)
     except filelock.Timeout:
         raise DataError(f"another process has kept {directory} locked for too long") from None
-    except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+    except OSError as error:
         raise _unwritable(directory, error) from error
     try:
         yield
