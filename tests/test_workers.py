@@ -20,6 +20,8 @@ import runs
 from cluster import PATIENCE_S, Workers, steps, temporary_files, tf_config, wait_until
 from data_mirror import gz_files, write
 
+from trainer.distribution import cpu_has_bfloat16
+
 # The same for 1, 2, 3 and 4 replicas: eleven steps an epoch.
 FLAGS = (*runs.FLAGS, "--batch_size=48")
 # More than any test waits for.
@@ -46,6 +48,22 @@ def kill_the_chief_in_its_export(workers: Workers, directory: pathlib.Path) -> N
     exports = directory / "saved_model"
     wait_until(lambda: list(exports.glob(".partial-*")), "the chief exports")
     workers.send(0, signal.SIGKILL)
+
+
+def start_where(mounted: str, workers: Workers, index: int) -> None:
+    """Starts a worker that alone sees what a shell command mounts; skips where none may mount."""
+    inside = ["unshare", "--mount", "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.run([*inside, mounted], check=False).returncode:
+        pytest.skip("needs Linux and the right to mount: unshare --mount failed")
+    command = shlex.join([sys.executable, "-m", "trainer.task", *workers.flags])
+    workers.running[index] = subprocess.Popen(
+        [*inside, f"{mounted} && exec {command}"],
+        cwd=runs.ROOT,
+        env=runs.environment(TF_CONFIG=tf_config(workers.addresses, index)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def numbers(row: dict[str, str]) -> dict[str, float]:
@@ -378,26 +396,32 @@ def test_a_chief_that_cannot_read_the_last_checkpoint_trains_with_the_others_aga
     assert found["workers"] == 2
 
 
+def test_workers_that_would_compute_in_another_precision_do_not_begin(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The processor decides it, and the second worker is told that it has another one."""
+    told = "fpu" if cpu_has_bfloat16() else "fpu avx512_bf16"
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags\t\t: {told}\n")
+    args = flags(tiny_dir, tmp_path / "run", "--model=cnn", "--precision=auto")
+    with Workers(2, *args, start=(0,)) as workers:
+        start_where(f"mount --bind {cpuinfo} /proc/cpuinfo", workers, 1)
+        ended = workers.left()
+    assert [left.code for left in ended.values()] == [2, 2], ended
+    for left in ended.values():
+        assert re.search(r"--precision\b.*float32", left.err), left.err
+        assert "bfloat16" in left.err
+        assert left.err.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_only_the_chief_writes(tiny_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """The other worker has the shared directory mounted read-only."""
     directory = tmp_path / "run"
     directory.mkdir()
     mount = f"mount --bind {directory} {directory} && mount -o remount,ro,bind {directory}"
-    inside = ["unshare", "--mount", "sh", "-c"]
-    if not shutil.which("unshare") or subprocess.run([*inside, mount], check=False).returncode:
-        pytest.skip("needs Linux and the right to mount: unshare --mount failed")
-    args = flags(tiny_dir, directory, "--epochs=2")
-    with Workers(2, *args, start=(0,)) as workers:
-        command = shlex.join([sys.executable, "-m", "trainer.task", *args])
-        workers.running[1] = subprocess.Popen(
-            [*inside, f"{mount} && ! touch {directory}/x 2>&- && exec {command}"],
-            cwd=runs.ROOT,
-            env=runs.environment(TF_CONFIG=tf_config(workers.addresses, 1)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    with Workers(2, *flags(tiny_dir, directory, "--epochs=2"), start=(0,)) as workers:
+        start_where(f"{mount} && ! touch {directory}/x 2>&-", workers, 1)
         ended = workers.left()
     assert [left.code for left in ended.values()] == [0, 0], ended
 
