@@ -71,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
     target_parser.add_argument("--model", default="cnn")
     target_parser.add_argument("--accuracy", type=float, default=0.99)
     target_parser.add_argument("--seeds", type=int, default=5)
+    target_parser.add_argument("--flag", action="append", default=[], help="for trainer.task")
     target_parser.add_argument("--peer", action="append", metavar="NAME=COMMAND", default=[])
     growth_parser = commands.add_parser("growth", help="a step's time and the memory, with size")
     growth_parser.add_argument("--repeats", type=int, default=3)
@@ -92,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     elif options.command == "steps":
         steps(options.batch_size, options.repeats, options.peer)
     elif options.command == "target":
-        target(options.model, options.accuracy, options.seeds, options.peer)
+        target(options.model, options.accuracy, options.seeds, options.flag, options.peer)
     elif options.command == "growth":
         growth(options.repeats)
     elif options.command == "start":
@@ -277,7 +278,9 @@ print(2 * 2048**3 / min(times))
     return float(timed([sys.executable, "-c", program]).output)
 
 
-def target(model: str, accuracy: float, seeds: int, peers: Sequence[str]) -> None:
+def target(
+    model: str, accuracy: float, seeds: int, flags: Sequence[str], peers: Sequence[str]
+) -> None:
     """Prints the shortest schedule, in epochs, whose mean test accuracy is high enough.
 
     Each run is judged at its end, once. Times are of training and what it waits for; a peer's
@@ -288,8 +291,8 @@ def target(model: str, accuracy: float, seeds: int, peers: Sequence[str]) -> Non
         return row["train_seconds"] + row["seconds"]["pipeline"] + row["seconds"].get("input", 0.0)
 
     for epochs in range(1, 21):
-        flags = (f"--model={model}", f"--epochs={epochs}", "--summaries=minimal")
-        rows = [train(*flags, f"--seed={seed}").metrics for seed in range(1, seeds + 1)]
+        schedule = (f"--model={model}", f"--epochs={epochs}", "--summaries=minimal", *flags)
+        rows = [train(*schedule, f"--seed={seed}").metrics for seed in range(1, seeds + 1)]
         mean = statistics.mean(row["test_accuracy"] for row in rows)
         ours = statistics.median(map(seconds, rows))
         print(f"{model}, {epochs} epochs: test {mean:.2%}, training {ours:.1f} s", flush=True)

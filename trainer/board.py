@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from trainer import charts, pipeline, run_directory, storage
+from trainer import charts, models, pipeline, run_directory, storage
 
 if TYPE_CHECKING:
     from trainer.loop import Run
@@ -268,10 +268,8 @@ def _project(run: Run, images: np.ndarray, labels: np.ndarray, probabilities: np
     """Writes what the projector shows: the last hidden layer's features of some test digits."""
     from PIL import Image
 
-    features = tf.cast(images, tf.float32) / 255
-    for layer in run.trainer.model.layers[:-1]:
-        features = layer(features, training=False)
-    features = tf.cast(features, tf.float32).numpy()
+    pixels = tf.cast(images, tf.float32) / 255
+    features = models.features(run.trainer.model, pixels).numpy()
     side = math.ceil(math.sqrt(len(images)))
     sprite = np.zeros((side * 28, side * 28), np.uint8)
     for place, pixels in enumerate(images):

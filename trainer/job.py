@@ -69,6 +69,7 @@ def run(
     if len(cluster.workers) > 1:
         # A lost worker is reported once, by name, and not by every operation that it fails.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    runtime.keep_freed_memory()
     peers, stopwatch = Peers(cluster, silence_s=config.peer_timeout_s), Stopwatch()
     try:
         config, cluster, dataset = prepare.prepare(

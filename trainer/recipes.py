@@ -52,10 +52,10 @@ RECIPES = {
         jit_compile="loop",
     ),
     "cnn": Recipe(
-        batch_size=128,
-        learning_rate=4e-3,
+        batch_size=64,
+        learning_rate=3e-3,
         warmup=0.2,
-        weight_decay=0.01,
+        weight_decay=0.02,
         label_smoothing=0.1,
         augment="affine",
         steps_per_loop=20,
@@ -64,7 +64,7 @@ RECIPES = {
     ),
     "convnet": Recipe(
         batch_size=64,
-        learning_rate=2e-3,
+        learning_rate=3e-3,
         warmup=0.2,
         weight_decay=0.02,
         label_smoothing=0.1,

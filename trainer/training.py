@@ -171,18 +171,21 @@ class Trainer:
         pixels = _to_unit(images)
         if shifts is not None:
             pixels = pipeline.shift(pixels, shifts)
-        target = tf.one_hot(labels, 10)
+        target = tf.one_hot(labels, 10)[:, None]
         smoothing = self._config.label_smoothing
         with tf.GradientTape() as tape:
-            log_probabilities = tf.nn.log_softmax(self.model(pixels, training=True))
+            # Of several networks each is right or wrong, and learns, for itself.
+            logits = tf.reshape(self.model(pixels, training=True), (labels.shape[0], -1, 10))
+            log_probabilities = tf.nn.log_softmax(logits)
             smoothed = target * (1 - smoothing) + smoothing / 10
-            loss = -tf.reduce_sum(smoothed * log_probabilities) / self._config.batch_size
+            answers = self._config.batch_size * logits.shape[1]
+            loss = -tf.reduce_sum(smoothed * log_probabilities) / answers
             if self.loss_scale is not None:
                 loss *= self.loss_scale
         gradients = tape.gradient(loss, self._weights)
-        plain = -tf.reduce_sum(target * log_probabilities) / self._config.batch_size
-        right = tf.argmax(log_probabilities, 1, tf.int32) == labels
-        return gradients, tf.stack([plain, tf.reduce_sum(tf.cast(right, tf.float32))])
+        plain = -tf.reduce_sum(target * log_probabilities) / answers
+        right = tf.cast(tf.argmax(logits, 2, tf.int32) == labels[:, None], tf.float32)
+        return gradients, tf.stack([plain, tf.reduce_sum(right) / logits.shape[1]])
 
     def _sum_over_replicas(self, gradients, counts):
         pairs = [*zip(gradients, self._weights, strict=True), (counts, self._weights[0])]
