@@ -279,3 +279,36 @@ def test_standard_error_that_is_closed_is_no_error() -> None:
             print("fine")
     """)
     assert (done.returncode, done.stdout) == (0, "fine\n")
+
+
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    """Each page that a process gets anew is a fault, which `getrusage` counts."""
+    script = """
+        import ctypes, resource
+        from trainer.runtime import keep_freed_memory
+        libc, size = ctypes.CDLL(None), 64 << 20
+        if not hasattr(libc, "mallopt"):
+            raise SystemExit("no mallopt")
+        libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+        libc.free.argtypes = [ctypes.c_void_p]
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(10):
+                place = libc.malloc(size)
+                ctypes.memset(place, 1, size)
+                libc.free(place)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        given_back = faults()
+        keep_freed_memory()
+        faults()  # once, to get it
+        print(given_back, faults())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, check=False)
+    if done.stderr == "no mallopt\n":
+        pytest.skip("the C library is not glibc")
+    given_back, kept = map(int, done.stdout.split())
+    assert given_back > 100
+    assert kept < given_back / 20

@@ -119,6 +119,29 @@ def test_the_loop_is_adamw_on_the_smoothed_cross_entropy(jit_compile: str) -> No
         np.testing.assert_allclose(weight, expected, atol=settings.learning_rate / 100)
 
 
+def test_each_network_of_a_committee_learns_as_if_it_were_alone() -> None:
+    given = {"weight_decay": 0.05, "label_smoothing": 0.2, "warmup": 0.1}
+    together = trainer(config(model="convnet", **given))
+    members = together.model.layers[-1].members
+    alone = [trainer(config(model="cnn", **given)) for _ in members]
+    for member, single in zip(members, alone, strict=True):
+        single.model.set_weights(member.get_weights())
+    kernels = [member.get_weights()[0] for member in members]
+    assert all(np.abs(kernels[0] - other).max() > 0.01 for other in kernels[1:])
+
+    superbatch = batches(config(), 3)
+    result = together.run(superbatch, 0, 0, 3)
+    results = [single.run(superbatch, 0, 0, 3) for single in alone]
+    assert result.loss == pytest.approx(np.mean([each.loss for each in results]), rel=1e-5)
+    assert result.accuracy == pytest.approx(np.mean([each.accuracy for each in results]))
+    for member, single in zip(members, alone, strict=True):
+        for weight, expected in zip(member.get_weights(), single.model.get_weights(), strict=True):
+            np.testing.assert_allclose(weight, expected, atol=1e-5)
+    images = runs.tiny_arrays()[0][:30]
+    mean = np.mean([single.logits(images) for single in alone], 0)
+    np.testing.assert_allclose(together.logits(images), mean, atol=1e-3)
+
+
 def test_calls_of_any_length_make_the_same_weights() -> None:
     settings = config(augment="shift")
     superbatch = batches(settings)

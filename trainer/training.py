@@ -174,15 +174,15 @@ class Trainer:
         target = tf.one_hot(labels, 10)[:, None]
         smoothing = self._config.label_smoothing
         with tf.GradientTape() as tape:
-            # Of several networks each is right or wrong, and learns, for itself.
+            # A sum over networks, so that each of several learns as it would alone.
             logits = tf.reshape(self.model(pixels, training=True), (labels.shape[0], -1, 10))
             log_probabilities = tf.nn.log_softmax(logits)
             smoothed = target * (1 - smoothing) + smoothing / 10
-            answers = self._config.batch_size * logits.shape[1]
-            loss = -tf.reduce_sum(smoothed * log_probabilities) / answers
+            loss = -tf.reduce_sum(smoothed * log_probabilities) / self._config.batch_size
             if self.loss_scale is not None:
                 loss *= self.loss_scale
         gradients = tape.gradient(loss, self._weights)
+        answers = self._config.batch_size * logits.shape[1]
         plain = -tf.reduce_sum(target * log_probabilities) / answers
         right = tf.cast(tf.argmax(logits, 2, tf.int32) == labels[:, None], tf.float32)
         return gradients, tf.stack([plain, tf.reduce_sum(right) / logits.shape[1]])
