@@ -208,3 +208,16 @@ def test_a_run_can_live_anywhere_that_tensorflow_reads(
     assert "finished already" in server(*flags, "--epochs=1").out
     assert "resumed at step 10" in server(*flags, "--epochs=2").out
     assert "--seed=2" in server(*flags, "--seed=2", code=2).message
+
+
+@pytest.mark.parametrize(("rate", "guesses"), [("1000", True), ("0.003", False)])
+def test_a_result_of_guessing_is_called_that(
+    server: runs.TaskServer,
+    tiny_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    rate: str,
+    guesses: bool,
+) -> None:
+    where = (f"--data_dir={tiny_dir}", f"--model_dir={tmp_path / 'run'}")
+    said = server(*runs.FLAGS, *where, "--epochs=2", f"--learning_rate={rate}").out
+    assert ("hardly better than guessing; try more --epochs, or" in said) is guesses, said

@@ -298,6 +298,11 @@ def _say_where(run: Run, metrics: Mapping[str, Any], saved_model: str) -> None:
         f"test    {accuracy:.2%} of {count:,} {metrics['dataset']} digits read right,"
         f" {counted(round(count * (1 - accuracy)), 'mistake')}; loss {metrics['test_loss']:.4f}"
     )
+    if accuracy < 0.2:  # of ten classes
+        say(
+            "        hardly better than guessing; try more --epochs, or a lower --learning_rate"
+            f" than {run.plan.config.learning_rate:g}"
+        )
     say(
         f"time    {metrics['train_seconds']:.1f} s training"
         f"{f' at {rate:,} digits/s' if rate else ''}, {metrics['wall_seconds']:.1f} s {whole}"
