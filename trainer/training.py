@@ -171,21 +171,24 @@ class Trainer:
         pixels = _to_unit(images)
         if shifts is not None:
             pixels = pipeline.shift(pixels, shifts)
-        target = tf.one_hot(labels, 10)[:, None]
-        smoothing = self._config.label_smoothing
+        smoothing, batch = self._config.label_smoothing, self._config.batch_size
         with tf.GradientTape() as tape:
-            # A sum over networks, so that each of several learns as it would alone.
-            logits = tf.reshape(self.model(pixels, training=True), (labels.shape[0], -1, 10))
-            log_probabilities = tf.nn.log_softmax(logits)
+            logits = self.model(pixels, training=True)
+            networks = logits.shape[1:-1].num_elements()
+            if networks > 1:
+                labels = tf.repeat(labels, networks)
+            target = tf.one_hot(labels, 10)
+            log_probabilities = tf.nn.log_softmax(tf.reshape(logits, (-1, 10)))
             smoothed = target * (1 - smoothing) + smoothing / 10
-            loss = -tf.reduce_sum(smoothed * log_probabilities) / self._config.batch_size
+            # The sum over networks, so that each of several learns as it would alone.
+            loss = -tf.reduce_sum(smoothed * log_probabilities) / batch
             if self.loss_scale is not None:
                 loss *= self.loss_scale
         gradients = tape.gradient(loss, self._weights)
-        answers = self._config.batch_size * logits.shape[1]
-        plain = -tf.reduce_sum(target * log_probabilities) / answers
-        right = tf.cast(tf.argmax(logits, 2, tf.int32) == labels[:, None], tf.float32)
-        return gradients, tf.stack([plain, tf.reduce_sum(right) / logits.shape[1]])
+        plain = -tf.reduce_sum(target * log_probabilities) / (batch * networks)
+        right = tf.argmax(log_probabilities, 1, tf.int32) == labels
+        right = tf.reduce_sum(tf.cast(right, tf.float32)) / networks
+        return gradients, tf.stack([plain, right])
 
     def _sum_over_replicas(self, gradients, counts):
         pairs = [*zip(gradients, self._weights, strict=True), (counts, self._weights[0])]
