@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
     workers_parser = commands.add_parser("workers", help="weak scaling of several workers (Linux)")
     workers_parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4])
     workers_parser.add_argument("--model", default="cnn")
-    workers_parser.add_argument("--batch_size", type=int, default=128, help="for each worker")
+    workers_parser.add_argument("--batch_size", type=int, default=512, help="for each worker")
     workers_parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(argv)
     if options.command == "results":
