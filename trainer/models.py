@@ -139,7 +139,7 @@ def build(
       name: a key of `MODELS`.
       precision: `float32`, `bfloat16` or `float16`: what the layers compute in. Variables and
         logits are float32.
-      jit_compile: whether XLA compiles it; this decides how it convolves and pools, not what comes out.
+      jit_compile: whether XLA compiles it; this decides by what operations, not what comes out.
       seed: decides the initial weights.
 
     The model takes pixels as float32 [n, 28, 28] between 0 and 1 and returns float32 logits
