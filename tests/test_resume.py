@@ -193,7 +193,7 @@ def test_a_signal_saves_the_progress_and_leaves_with_its_code(
     directory, found = stopped
     process = found[which]
     assert process.code == code, process.out
-    assert re.search(rf"error: stopped by {name}: .* step {process.step}; .*\n$", process.out)
+    assert re.search(rf"(?<!error: )stopped by {name}: .* step {process.step}; .*\n\Z", process.out)
     if which:
         assert f"resumed at step {found[0].step}\n" in process.out
     assert 10 <= process.step < LAST
@@ -240,7 +240,7 @@ def test_a_signal_during_the_start_leaves_at_once(
     process = start(tmp_path / "run", tiny_dir)
     time.sleep(1)  # the import of TensorFlow takes longer
     process.send_signal(signal.SIGTERM)
-    assert re.fullmatch(r"error: stopped by SIGTERM: .*\n", process.communicate()[1])
+    assert re.fullmatch(r"stopped by SIGTERM: .*\n", process.communicate()[1])
     assert process.returncode == 143
 
 

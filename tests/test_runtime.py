@@ -266,7 +266,7 @@ def test_a_signal_that_an_import_takes_for_something_else_is_still_one() -> None
         sys.exit(entry.main(run))
     """)
     assert done.returncode == 143
-    assert done.stderr.startswith("error: stopped by SIGTERM")
+    assert done.stderr.startswith("stopped by SIGTERM")
     assert done.stderr.count("\n") == 1
 
 

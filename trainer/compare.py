@@ -187,7 +187,7 @@ def run(argv: Sequence[str]) -> int:
         try:
             runs.append(load(path))
         except TrainerError as error:
-            print(f"error: {entry.printable(str(error))}", file=sys.stderr)
+            print(entry.told(error), file=sys.stderr)
             code = error.exit_code
     if runs:
         print(table(runs))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from trainer.errors import TrainerError, UsageError
+from trainer.errors import Interrupted, TrainerError, UsageError
 
 
 def flag_values() -> flags.FlagValues:
@@ -46,6 +46,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def told(error: TrainerError) -> str:
+    """Returns the line for standard error; a stop that somebody asked for is no error there."""
+    line = printable(str(error))
+    return line if isinstance(error, Interrupted) else f"error: {line}"
+
+
 def main(run: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Returns the exit code of `run(argv)`, an expected failure being one line on standard error.
 
@@ -61,7 +67,7 @@ def main(run: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         sys.stdout.flush()
         return code
     except TrainerError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(told(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

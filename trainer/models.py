@@ -78,8 +78,8 @@ def mlp(xla: bool) -> list[layers.Layer]:
 def cnn(xla: bool) -> list[layers.Layer]:
     """Three convolutions of 16, 48 and 96 filters and a hidden layer: small, and fast on a CPU.
 
-    Few filters where the image is large, a pool after each, and no BatchNorm, which in training
-    costs a CPU more than the convolutions beside it.
+    Few filters where the image is large, a pool after each, and no BatchNorm: it would make what a
+    digit teaches depend on the rest of its batch, and so on how many replicas share it.
     """
     relu = {"activation": "relu", "kernel_initializer": "he_normal"}
     conv1 = {"filters": 16, "kernel_size": 5, "padding": "same", "name": "conv1", **relu}

@@ -13,7 +13,7 @@ from absl import flags
 from trainer import distribution, lock, run_directory, storage
 from trainer.config import Config
 from trainer.console import Console
-from trainer.entry import printable
+from trainer.entry import told
 from trainer.errors import DataError, TrainerError, UsageError
 from trainer.runtime import StopSignals, fill_standard_streams
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
             _run(config, stop)
             return 0
         except TrainerError as error:
-            Console().warn(f"error: {printable(str(error))}")
+            Console().warn(told(error))
             return error.exit_code
 
 
