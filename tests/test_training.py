@@ -126,7 +126,8 @@ def test_each_network_of_a_committee_learns_as_if_it_were_alone() -> None:
     alone = [trainer(config(model="cnn", **given)) for _ in members]
     for member, single in zip(members, alone, strict=True):
         single.model.set_weights(member.get_weights())
-    kernels = [member.get_weights()[0] for member in members]
+    initial = [member.get_weights() for member in members]
+    kernels = [weights[0] for weights in initial]
     assert all(np.abs(kernels[0] - other).max() > 0.01 for other in kernels[1:])
 
     superbatch = batches(config(), 3)
@@ -134,9 +135,11 @@ def test_each_network_of_a_committee_learns_as_if_it_were_alone() -> None:
     results = [single.run(superbatch, 0, 0, 3) for single in alone]
     assert result.loss == pytest.approx(np.mean([each.loss for each in results]), rel=1e-5)
     assert result.accuracy == pytest.approx(np.mean([each.accuracy for each in results]))
-    for member, single in zip(members, alone, strict=True):
-        for weight, expected in zip(member.get_weights(), single.model.get_weights(), strict=True):
-            np.testing.assert_allclose(weight, expected, atol=5e-5)
+    for member, single, before in zip(members, alone, initial, strict=True):
+        weights = zip(member.get_weights(), single.model.get_weights(), before, strict=True)
+        for weight, expected, start in weights:
+            # Where a gradient is next to nothing, Adam makes a whole step of how it is rounded.
+            assert np.linalg.norm(weight - expected) < 1e-3 * np.linalg.norm(expected - start)
     images = runs.tiny_arrays()[0][:30]
     mean = np.mean([single.logits(images) for single in alone], 0)
     np.testing.assert_allclose(together.logits(images), mean, atol=1e-3)
