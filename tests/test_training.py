@@ -139,7 +139,7 @@ def test_each_network_of_a_committee_learns_as_if_it_were_alone() -> None:
         weights = zip(member.get_weights(), single.model.get_weights(), before, strict=True)
         for weight, expected, start in weights:
             # Where a gradient is next to nothing, Adam makes a whole step of how it is rounded.
-            assert np.linalg.norm(weight - expected) < 1e-3 * np.linalg.norm(expected - start)
+            assert np.linalg.norm(weight - expected) < 5e-3 * np.linalg.norm(expected - start)
     images = runs.tiny_arrays()[0][:30]
     mean = np.mean([single.logits(images) for single in alone], 0)
     np.testing.assert_allclose(together.logits(images), mean, atol=1e-3)
