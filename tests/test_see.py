@@ -88,10 +88,9 @@ def test_the_first_digits_are_shown_as_they_are_trained_on(augment: str) -> None
         **{"global_batch_size": 16, "seed": 3, "augment": augment},
         **{"first_step": 0, "last_step": 1, "steps_per_loop": 1},
     )
-    trained, _, *by = (each[0] for each in next(iter(batches)))
-    if by:
-        trained = tf.cast(pipeline.shift(tf.cast(trained, tf.float32), by[0]), tf.uint8)
-    np.testing.assert_array_equal(board.first_digits(run, 16), trained)
+    trained = next(iter(batches))[0][0].numpy().astype(int)
+    # Not compiled, they may be rounded to the next shade.
+    assert np.abs(board.first_digits(run, 16) - trained).max() <= (augment != "none")
 
 
 def test_every_picture_is_there_and_is_a_png(address: str) -> None:

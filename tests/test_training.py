@@ -166,17 +166,6 @@ def test_two_trainers_of_one_seed_are_bit_identical_and_of_two_seeds_are_not() -
     assert one.weights_sha256() == same.weights_sha256()
 
 
-def test_the_shift_in_the_training_step_is_that_of_the_pipeline() -> None:
-    settings = config(augment="shift", label_smoothing=0.0)
-    images, labels, shifts = batches(settings, 1)
-    moved = pipeline.shift(tf.cast(images[0], tf.float32), shifts[0]).numpy()
-    reference = Reference(trainer(settings).model.get_weights(), settings)
-    expected = reference.step(moved, labels[0].numpy())
-    assert trainer(settings).run((images, labels, shifts), 0, 0, 1).loss == pytest.approx(
-        expected[0], rel=1e-4
-    )
-
-
 @pytest.mark.parametrize(("total", "warmup"), [(100, 0.2), (40, 0.0), (1, 0.2), (3, 0.9)])
 def test_the_rate_rises_to_its_peak_and_falls_towards_zero(total: int, warmup: float) -> None:
     settings = config(warmup=warmup, learning_rate=0.5)

@@ -66,10 +66,7 @@ def first_digits(run: Run, count: int = 128) -> np.ndarray:
     (draws,) = pipeline.uniform_draws(
         tf.range(1, dtype=tf.int64), count, 0, count, drawn, config.seed
     )
-    if config.augment in pipeline.DISTORTIONS:
-        return pipeline.DISTORTIONS[config.augment](images, draws).numpy()
-    moved = pipeline.shift(tf.cast(images, tf.float32), draws[:, :2] * pipeline.SHIFT)
-    return tf.cast(moved, tf.uint8).numpy()
+    return pipeline.DISTORTIONS[config.augment](pipeline.with_margin(images), draws).numpy()
 
 
 def validated(run: Run, logits: np.ndarray, loss: float, accuracy: float) -> None:

@@ -33,7 +33,7 @@ _SHUFFLE_ROUNDS = 8
 _CONTROLS = 4
 
 # Random numbers that the augmentation of one example takes.
-DRAWS = {"shift": 6, "affine": 6, "elastic": 6 + 2 * _CONTROLS**2}
+DRAWS = {"shift": 2, "affine": 6, "elastic": 6 + 2 * _CONTROLS**2}
 
 
 def training_batches(
@@ -70,32 +70,31 @@ def training_batches(
     Returns:
       A dataset of (images uint8 [steps_per_loop, batch, 28, 28], labels int32 [steps_per_loop,
       batch]), batch being a replica's share, for each superbatch one element for every local
-      replica in turn. With `augment="shift"` a third part, float32 [steps_per_loop, batch, 2], is
-      what `shift` takes in the training step; the others are in the images already.
+      replica in turn.
     """
     batch = global_batch_size // replicas
-    all_images, all_labels = tf.constant(images), tf.constant(labels)
     local = len(local_replicas)
+    distort = None
+    if augment != "none":
+        images = with_margin(images)
+        # Compiled they are several times as fast; they run beside the training step.
+        distort = tf.function(DISTORTIONS[augment], jit_compile=True, autograph=False)
+    all_images, all_labels = tf.constant(images), tf.constant(labels)
 
     @tf.autograph.experimental.do_not_convert  # which would take longer than all the rest
-    def superbatch(element: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def superbatch(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         steps = (element // local) * steps_per_loop + tf.range(steps_per_loop, dtype=tf.int64)
         offset = (local_replicas[0] + element % local) * batch
         positions = (steps * global_batch_size + offset)[:, None] + tf.range(batch, dtype=tf.int64)
         chosen = example_order(positions, examples=len(images), seed=seed)
-        pixels = tf.gather(all_images, chosen)
         shape = (steps_per_loop, batch)
-        parts = [tf.ensure_shape(tf.cast(tf.gather(all_labels, chosen), tf.int32), shape)]
-        if augment != "none":
+        numbers = tf.cast(tf.gather(all_labels, chosen), tf.int32)
+        pixels = tf.gather(all_images, tf.reshape(chosen, [-1]))
+        if distort:
             count = DRAWS[augment]
             draws = uniform_draws(steps, global_batch_size, offset, batch, count, seed)
-        if augment in DISTORTIONS:
-            flat = tf.reshape(pixels, (-1, 28, 28))
-            flat = DISTORTIONS[augment](flat, tf.reshape(draws, (-1, count)))
-            pixels = tf.reshape(flat, tf.shape(pixels))
-        elif augment == "shift":
-            parts.append(tf.ensure_shape(draws[..., :2] * SHIFT, (*shape, 2)))
-        return tf.ensure_shape(pixels, (*shape, 28, 28)), *parts
+            pixels = distort(pixels, tf.reshape(draws, (-1, count)))
+        return tf.reshape(pixels, (*shape, 28, 28)), tf.ensure_shape(numbers, shape)
 
     first, last = first_step // steps_per_loop, -(-last_step // steps_per_loop)
     options = tf.data.Options()
@@ -151,78 +150,50 @@ def uniform_draws(
     return tf.map_fn(of_step, steps, fn_output_signature=tf.TensorSpec([batch, count], tf.float32))
 
 
-def shift(images: tf.Tensor, by: tf.Tensor) -> tf.Tensor:
-    """Returns images moved by up to a pixel, interpolated linearly; what comes in is black.
+def with_margin(images: np.ndarray) -> np.ndarray:
+    """Returns uint8 [n, 28, 28] as the distortions take them, in a black margin of a pixel.
 
-    A filter of three taps in each direction: nothing but multiplications and additions, which XLA
-    fuses into the training step.
+    Made once for all: where XLA adds a margin, it looks at each pixel whether it is in it.
+    """
+    return np.pad(images, ((0, 0), (1, 1), (1, 1)))
+
+
+def shift(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+    """Returns images moved by up to half a pixel; what comes in is black.
 
     Args:
-      images: float32 [n, 28, 28].
-      by: float32 [n, 2], pixels down and to the right, each between -1 and 1.
+      images: uint8 [n, 30, 30], with a margin.
+      draws: float32 [n, 2] in [-1, 1]: the share of the largest shift, down and to the right.
 
     Returns:
-      float32 [n, 28, 28].
+      uint8 [n, 28, 28], interpolated bilinearly.
     """
-    for axis in (1, 2):
-        pixels = by[:, axis - 1, None, None]
-        padding = [[0, 0], [0, 0], [0, 0]]
-        padding[axis] = [1, 1]
-        padded = tf.pad(images, padding)
-        before, after = (
-            (padded[:, :28], padded[:, 2:]) if axis == 1 else (padded[..., :28], padded[..., 2:])
-        )
-        images = (
-            (1 - tf.abs(pixels)) * images
-            + tf.nn.relu(pixels) * before
-            + tf.nn.relu(-pixels) * after
-        )
-    return images
+    by = draws[:, :, None, None] * SHIFT
+    # The shares of the pixel before, the one there and the one after it, [n, 2, 1, 1].
+    taps = tf.nn.relu(by), 1 - tf.abs(by), tf.nn.relu(-by)
+    moved = sum(
+        taps[row][:, 0]
+        * taps[column][:, 1]
+        * tf.cast(images[:, row : row + 28, column : column + 28], tf.float32)
+        for row in range(3)
+        for column in range(3)
+    )
+    return tf.cast(moved + 0.5, tf.uint8)
 
 
 def affine(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     """Returns images shifted, rotated, scaled and sheared about their centres, on black.
 
     Args:
-      images: uint8 [n, 28, 28].
+      images: uint8 [n, 30, 30], with a margin.
       draws: float32 [n, 6] in [-1, 1]: the share of the largest distortion that each image gets.
 
     Returns:
       uint8 [n, 28, 28], interpolated bilinearly.
     """
-    (xx, xy, x0), (yx, yy, y0) = _inverse_map(draws)
-    zero = tf.zeros_like(xx)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images[..., None],
-        transforms=tf.stack([xx, xy, x0, yx, yy, y0, zero, zero], 1),
-        output_shape=(28, 28),
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-        fill_value=0.0,
-    )[..., 0]
+    return _sampled(images, *_affine_places(draws))
 
 
-def _inverse_map(draws: tf.Tensor):
-    """Returns the maps from a pixel (x, y, 1) of the result to the x, and to the y, of the image.
-
-    Args:
-      draws: float32 [n, 6] in [-1, 1].
-    """
-    down, right, turn, tall, wide, slant = tf.unstack(draws, axis=1)
-    angle = turn * ROTATION
-    height, width = 1 + tall * SCALE, 1 + wide * SCALE
-    xx = tf.cos(angle) / width
-    xy = tf.sin(angle) / width + slant * SHEAR
-    yx = -tf.sin(angle) / height
-    yy = tf.cos(angle) / height
-    centre = (28 - 1) / 2
-    x0 = centre + right * AFFINE_SHIFT - centre * (xx + xy)
-    y0 = centre + down * AFFINE_SHIFT - centre * (yx + yy)
-    return (xx, xy, x0), (yx, yy, y0)
-
-
-# Compiled it is six times as fast; it runs beside the training step.
-@tf.function(jit_compile=True, autograph=False)
 def elastic(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     """Returns images distorted as by `affine`, and bent smoothly.
 
@@ -231,27 +202,51 @@ def elastic(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     because it is a cubic B-spline over a coarse grid of random displacements.
 
     Args:
-      images: uint8 [n, 28, 28].
+      images: uint8 [n, 30, 30], with a margin.
       draws: float32 [n, 38] in [-1, 1]: the share of the largest distortion that each image gets.
 
     Returns:
       uint8 [n, 28, 28], interpolated bilinearly.
     """
-    (xx, xy, x0), (yx, yy, y0) = _inverse_map(draws[:, :6])
+    x, y = _affine_places(draws[:, :6])
     controls = tf.reshape(draws[:, 6:], (-1, 2, _CONTROLS, _CONTROLS)) * BEND
     spline = tf.constant(_spline())
     bend_x, bend_y = tf.unstack(tf.einsum("yi,ncij,xj->cnyx", spline, controls, spline))
+    return _sampled(images, x + bend_x, y + bend_y)
+
+
+def _affine_places(draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the x, and the y, in an image that the pixels of the result come from.
+
+    Args:
+      draws: float32 [n, 6] in [-1, 1].
+
+    Returns:
+      Two of float32 [n, 28, 28].
+    """
+    down, right, turn, tall, wide, slant = tf.unstack(draws[:, :, None, None], axis=1)
+    angle = turn * ROTATION
+    height, width = 1 + tall * SCALE, 1 + wide * SCALE
     x, y = tf.range(28.0), tf.range(28.0)[:, None]
+    centre = (28 - 1) / 2
+    x, y = x - centre, y - centre
+    from_x = tf.cos(angle) / width * x + (tf.sin(angle) / width + slant * SHEAR) * y
+    from_y = tf.cos(angle) / height * y - tf.sin(angle) / height * x
+    return from_x + centre + right * AFFINE_SHIFT, from_y + centre + down * AFFINE_SHIFT
 
-    def place(by_x, by_y, offset, bend):
-        """Where in the image, with a black margin of a pixel about it, the pixels come from."""
-        by_x, by_y, offset = (each[:, None, None] for each in (by_x, by_y, offset))
-        return tf.clip_by_value(by_x * x + by_y * y + offset + bend + 1, 0.0, 28.999)
 
-    left, top = place(xx, xy, x0, bend_x), place(yx, yy, y0, bend_y)
+def _sampled(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Returns what images are at some places, interpolated bilinearly: uint8 [n, 28, 28].
+
+    Args:
+      images: uint8 [n, 30, 30], with a margin.
+      x: float32 [n, 28, 28], to the right, in the image without its margin.
+      y: likewise, downwards.
+    """
+    left, top = (tf.clip_by_value(place + 1, 0.0, 28.999) for place in (x, y))
     column, row = tf.floor(left), tf.floor(top)
     right, below = left - column, top - row  # the shares of the pixels there
-    flat = tf.reshape(tf.pad(images, [[0, 0], [1, 1], [1, 1]]), (-1, 30 * 30))
+    flat = tf.reshape(images, (-1, 30 * 30))
     first = tf.cast(row * 30 + column, tf.int32)
 
     def pixel(offset):
@@ -272,4 +267,4 @@ def _spline() -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-DISTORTIONS = {"affine": affine, "elastic": elastic}
+DISTORTIONS = {"shift": shift, "affine": affine, "elastic": elastic}

@@ -14,7 +14,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from trainer import models, pipeline
+from trainer import models
 from trainer.config import Config
 from trainer.distribution import Devices
 
@@ -164,13 +164,12 @@ class Trainer:
         return tf.concat([totals, failed[None]], 0)
 
     def _replica_step(self, superbatch, i):
-        return self._gradients(*(part[i] for part in superbatch))
+        images, labels = superbatch
+        return self._gradients(images[i], labels[i])
 
-    def _replica_gradients(self, images, labels, shifts=None):
+    def _replica_gradients(self, images, labels):
         """One replica's part of the gradient of the mean loss, and of [loss, right answers]."""
         pixels = _to_unit(images)
-        if shifts is not None:
-            pixels = pipeline.shift(pixels, shifts)
         smoothing, batch = self._config.label_smoothing, self._config.batch_size
         with tf.GradientTape() as tape:
             logits = self.model(pixels, training=True)
