@@ -114,6 +114,15 @@ class Trainer:
             items["loss_scale"] = [self.loss_scale, self.steps_since_scaling]
         return items
 
+    def trace(self, superbatch: tuple[tf.TensorSpec, tf.TensorSpec]) -> None:
+        """Builds the graph of the loop over superbatches like this: what the first `run` is spared.
+
+        Args:
+          superbatch: the `element_spec` of `pipeline.training_batches`.
+        """
+        number = tf.TensorSpec((), tf.int32)
+        self._loop.get_concrete_function(superbatch, number, number, number)
+
     def run(self, superbatch: tuple, base_step: int, first_step: int, last_step: int) -> LoopResult:
         """Trains on the steps first_step ... last_step - 1 of a superbatch.
 
