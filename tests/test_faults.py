@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import runs
 import tensorflow as tf
-from faults import bench, rot, table
+from faults import bench, promises, rot, table
 
 from trainer import checkpoints, storage
 from trainer.config import Config
@@ -32,6 +32,12 @@ SECRETS = {
         ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "PASSWORD", "SECRET", "WANDB_API_KEY")
     )
 }
+
+
+@pytest.mark.parametrize("promise", promises.PROMISES, ids=lambda promise: promise.promise)
+def test_each_promise_can_be_broken_as_it_says(promise: promises.Promise) -> None:
+    sound = (promises.ROOT / "trainer" / promise.file).read_text()
+    assert sound.count(promise.old) == 1
 
 
 def test_a_run_whose_disk_is_full_says_so_and_ends_as_if_nothing_had_happened(

@@ -56,10 +56,10 @@ def numbers(batch: list[np.ndarray]) -> np.ndarray:
     return batch[0][:, 14, 14]
 
 
-def drawn(seed: int, step: int) -> np.ndarray:
-    """The random numbers of a step's `shift`, float32 [batch, 2]."""
+def drawn(seed: int, step: int, count: int = 2) -> np.ndarray:
+    """The random numbers of a step, float32 [batch, count]."""
     steps = tf.constant([step], tf.int64)
-    return pipeline.uniform_draws(steps, BATCH, 0, BATCH, 2, seed)[0].numpy()
+    return pipeline.uniform_draws(steps, BATCH, 0, BATCH, count, seed)[0].numpy()
 
 
 @pytest.mark.parametrize("augment", ["none", "shift", "affine", "elastic"])
@@ -185,6 +185,17 @@ def test_shift_moves_down_and_right_by_up_to_half_a_pixel() -> None:
         expected = [[sampled(image, y - down, x - right) for x in range(28)] for y in range(28)]
         assert np.abs(np.array(expected) - result).max() < 0.51  # rounded
     np.testing.assert_array_equal(results[1], images[1])
+
+
+@pytest.mark.parametrize("augment", sorted(pipeline.DISTORTIONS))
+@pytest.mark.parametrize("seed", [1, 2])
+def test_each_step_of_each_seed_is_distorted_by_its_own_draws(augment: str, seed: int) -> None:
+    plain, found = (steps(0, 5, augment=each, seed=seed) for each in ("none", augment))
+    draws = [drawn(seed, step, pipeline.DRAWS[augment]) for step in range(5)]
+    for step in range(5):
+        expected = distorted(augment, plain[step][0], draws[step])
+        assert np.abs(expected - found[step][0]).max() <= 1
+    assert len(np.unique(np.concatenate(draws), axis=0)) == 5 * BATCH
 
 
 def test_draws_stay_within_one_and_use_all_of_it() -> None:

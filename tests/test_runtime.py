@@ -237,6 +237,16 @@ def test_tensorflow_is_imported_without_a_word() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "heard\n")
 
 
+def test_after_the_import_python_looks_for_garbage_again_but_not_in_tensorflow() -> None:
+    done = python("""
+        import gc
+        from trainer.runtime import import_tensorflow
+        import_tensorflow()
+        print(gc.isenabled(), gc.get_freeze_count() > 100_000)
+    """)
+    assert (done.returncode, done.stdout) == (0, "True True\n")
+
+
 def test_what_is_held_back_is_shown_if_the_import_fails() -> None:
     done = python("""
         import os

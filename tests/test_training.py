@@ -157,6 +157,15 @@ def test_calls_of_any_length_make_the_same_weights() -> None:
     assert [r.steps for r in results] == [1, 3, 5, 1]
 
 
+def test_the_loop_is_traced_once_and_for_all() -> None:
+    settings = config(augment="shift")
+    model, superbatch = trainer(settings), batches(settings)
+    model.trace(tf.nest.map_structure(tf.TensorSpec.from_tensor, superbatch))
+    model.run(superbatch, 0, 0, 3)
+    model.run(superbatch, 0, 3, 10)
+    assert model._loop.experimental_get_tracing_count() == 1
+
+
 def test_two_trainers_of_one_seed_are_bit_identical_and_of_two_seeds_are_not() -> None:
     settings, other = config(), config(seed=2)
     one, same, another = trainer(settings), trainer(settings), trainer(other)

@@ -55,7 +55,10 @@ def begin(run: Run) -> None:
 
 
 def first_digits(run: Run, count: int = 128) -> np.ndarray:
-    """Returns the run's first training digits, distorted as in training: uint8 [count, 28, 28]."""
+    """Returns the run's first training digits, distorted as in training: uint8 [count, 28, 28].
+
+    Not compiled as there, which would take longer; so a pixel may be rounded to the next shade.
+    """
     config, examples = run.plan.config, run.plan.examples
     positions = tf.range(count, dtype=tf.int64)
     order = pipeline.example_order(positions, examples=examples, seed=config.seed)

@@ -68,6 +68,10 @@ def _train(run: Run) -> bool:
     plan, progress, lap = run.plan, run.progress, run.stopwatch.lap
     batches = _batches(run)
     lap("pipeline")
+    if isinstance(batches, tf.data.Iterator):  # of one replica on a CPU
+        # Its first digits are prepared meanwhile.
+        run.trainer.trace(batches.element_spec)
+        progress.train_seconds += lap("first_loop")
     if run.summaries and progress.step == 0:
         board.begin(run)
         lap("summaries")
@@ -120,10 +124,7 @@ def _batches(run: Run) -> Iterator[Any]:
 
     if len(plan.devices.local_replicas) == 1 and plan.devices.kind == "CPU":
         # Nothing to hand out; and what a strategy hands out slows the mlp's steps by a fifth.
-        batches = local_batches()
-        first_is_on_its_way = iter(batches)
-        run.trainer.trace(batches.element_spec)
-        return first_is_on_its_way
+        return iter(local_batches())
     return iter(plan.devices.strategy.distribute_datasets_from_function(local_batches))
 
 

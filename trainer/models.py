@@ -30,7 +30,7 @@ def few_columns(rows, kernel):
 
     def gradients(upstream):
         of_rows = tf.matmul(upstream, kernel, transpose_b=True)
-        # XLA would turn a transposed product into the other one; it leaves a negated one alone.
+        # XLA (of TensorFlow 2.21) makes the other one of a product transposed, but not negated.
         return of_rows, -tf.transpose(-tf.matmul(upstream, rows, transpose_a=True))
 
     return rows @ kernel, gradients
@@ -117,8 +117,9 @@ def cnn(xla: bool) -> list[layers.Layer]:
     Few filters where the image is large, a pool after each, and no BatchNorm: it would make what a
     digit teaches depend on the rest of its batch, and so on how many replicas share it.
     """
-    relu = {"activation": "relu", "kernel_initializer": "he_normal"}
-    conv1 = {"filters": 16, "kernel_size": 5, "padding": "same", "name": "conv1", **relu}
+    # The usual rectifier: between convolutions `relu` gains nothing.
+    rectified = {"activation": "relu", "kernel_initializer": "he_normal"}
+    conv1 = {"filters": 16, "kernel_size": 5, "padding": "same", "name": "conv1", **rectified}
     if xla:
         pool, first = MaxPool, [ConvMaxPool(**conv1)]
     else:
@@ -127,12 +128,12 @@ def cnn(xla: bool) -> list[layers.Layer]:
     return [
         layers.Reshape((28, 28, 1)),
         *first,
-        layers.Conv2D(48, 3, name="conv2", **relu),
+        layers.Conv2D(48, 3, name="conv2", **rectified),
         pool(name="pool2"),
-        layers.Conv2D(96, 3, padding="same", name="conv3", **relu),
+        layers.Conv2D(96, 3, padding="same", name="conv3", **rectified),
         pool(name="pool3"),
         layers.Flatten(),
-        layers.Dense(128, name="hidden", **relu),
+        layers.Dense(128, name="hidden", **rectified),
     ]
 
 

@@ -73,7 +73,7 @@ def training_batches(
       replica in turn.
     """
     batch = global_batch_size // replicas
-    local = len(local_replicas)
+    local, examples = len(local_replicas), len(images)
     distort = None
     if augment != "none":
         images = with_margin(images)
@@ -86,7 +86,7 @@ def training_batches(
         steps = (element // local) * steps_per_loop + tf.range(steps_per_loop, dtype=tf.int64)
         offset = (local_replicas[0] + element % local) * batch
         positions = (steps * global_batch_size + offset)[:, None] + tf.range(batch, dtype=tf.int64)
-        chosen = example_order(positions, examples=len(images), seed=seed)
+        chosen = example_order(positions, examples=examples, seed=seed)
         shape = (steps_per_loop, batch)
         numbers = tf.cast(tf.gather(all_labels, chosen), tf.int32)
         pixels = tf.gather(all_images, tf.reshape(chosen, [-1]))

@@ -324,13 +324,18 @@ def _squares(tensor):
     """The sum of the squares, float32 (), of any tensor.
 
     Slice by slice: XLA's own reduction on a CPU adds one number after the other, and takes a fifth
-    of a step of `mlp`.
+    of a step of `mlp`. (It is left with what has no small factors.)
     """
     squares = tf.square(tensor)
-    for axis, size in enumerate(tensor.shape[:-1]):
-        while (parts := max(n for n in range(1, 9) if size % n == 0)) > 1:
-            squares, size = sum(tf.split(squares, parts, axis)), size // parts
+    for axis in range(len(tensor.shape) - 1):
+        while (parts := _factor(squares.shape[axis])) > 1:
+            squares = sum(tf.split(squares, parts, axis))
     return tf.reduce_sum(squares)
+
+
+def _factor(size):
+    """The largest divisor up to 8."""
+    return max(divisor for divisor in range(1, 9) if size % divisor == 0)
 
 
 def _zeros_like(variable):
