@@ -71,7 +71,7 @@ def _train(run: Run) -> bool:
     if isinstance(batches, tf.data.Iterator):  # of one replica on a CPU
         # Its first digits are prepared meanwhile.
         run.trainer.trace(batches.element_spec)
-        progress.train_seconds += lap("first_loop")
+        progress.train_seconds += lap("graph")
     if run.summaries and progress.step == 0:
         board.begin(run)
         lap("summaries")
