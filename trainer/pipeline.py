@@ -74,12 +74,11 @@ def training_batches(
     """
     batch = global_batch_size // replicas
     local, examples = len(local_replicas), len(images)
-    distort = None
+    all_images, all_labels, distort = tf.constant(images), tf.constant(labels), None
     if augment != "none":
-        images = with_margin(images)
+        all_images = with_margin(all_images)
         # Compiled they are several times as fast; they run beside the training step.
         distort = tf.function(DISTORTIONS[augment], jit_compile=True, autograph=False)
-    all_images, all_labels = tf.constant(images), tf.constant(labels)
 
     @tf.autograph.experimental.do_not_convert  # which would take longer than all the rest
     def superbatch(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -150,12 +149,12 @@ def uniform_draws(
     return tf.map_fn(of_step, steps, fn_output_signature=tf.TensorSpec([batch, count], tf.float32))
 
 
-def with_margin(images: np.ndarray) -> np.ndarray:
+def with_margin(images: np.ndarray | tf.Tensor) -> tf.Tensor:
     """Returns uint8 [n, 28, 28] as the distortions take them, in a black margin of a pixel.
 
     Made once for all: where XLA adds a margin, it looks at each pixel whether it is in it.
     """
-    return np.pad(images, ((0, 0), (1, 1), (1, 1)))
+    return tf.pad(images, ((0, 0), (1, 1), (1, 1)))
 
 
 def shift(images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
