@@ -106,12 +106,9 @@ def test_every_epoch_shows_each_example_once_though_batches_reach_over_its_end()
 
 
 def test_every_image_keeps_its_label() -> None:
-    for batch in steps(0, 30).values():
-        np.testing.assert_array_equal(numbers(batch) % 10, batch[1])
-    for augment in pipeline.DISTORTIONS:
+    for augment in ("none", *pipeline.DISTORTIONS):
         for batch in steps(0, 30, augment=augment).values():
-            # Rounding after interpolation moves a value of these flat images by at most one.
-            assert np.isin((numbers(batch).astype(int) - batch[1] + 1) % 10, (0, 1, 2)).all()
+            np.testing.assert_array_equal(numbers(batch) % 10, batch[1])
 
 
 def test_order_and_distortion_change_with_the_seed_and_the_step() -> None:
@@ -183,7 +180,7 @@ def test_shift_moves_down_and_right_by_up_to_half_a_pixel() -> None:
     results = distorted("shift", images, draws)
     for image, (down, right), result in zip(images, draws / 2, results, strict=True):
         expected = [[sampled(image, y - down, x - right) for x in range(28)] for y in range(28)]
-        assert np.abs(np.array(expected) - result).max() < 0.51  # rounded
+        assert np.abs(np.array(expected) - result).max() < 0.501  # rounded, from float32
     np.testing.assert_array_equal(results[1], images[1])
 
 

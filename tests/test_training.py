@@ -13,7 +13,7 @@ import pytest
 import runs
 import tensorflow as tf
 
-from trainer import pipeline
+from trainer import pipeline, training
 from trainer.config import Config
 from trainer.distribution import Cluster, Devices
 from trainer.training import BETA_1, BETA_2, EPSILON, Trainer, evaluate
@@ -119,15 +119,19 @@ def test_the_loop_is_adamw_on_the_smoothed_cross_entropy(jit_compile: str) -> No
         np.testing.assert_allclose(weight, expected, atol=settings.learning_rate / 100)
 
 
-def test_each_network_of_a_committee_learns_as_if_it_were_alone() -> None:
+def test_each_network_of_a_committee_learns_as_if_it_were_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Else Adam makes a whole step of how a gradient is rounded that is next to nothing, and the
+    # same step of a gradient of any other scale.
+    monkeypatch.setattr(training, "EPSILON", 1e-3)
     given = {"weight_decay": 0.05, "label_smoothing": 0.2, "warmup": 0.1}
     together = trainer(config(model="convnet", **given))
     members = together.model.layers[-1].members
     alone = [trainer(config(model="cnn", **given)) for _ in members]
     for member, single in zip(members, alone, strict=True):
         single.model.set_weights(member.get_weights())
-    initial = [member.get_weights() for member in members]
-    kernels = [weights[0] for weights in initial]
+    kernels = [member.get_weights()[0] for member in members]
     assert all(np.abs(kernels[0] - other).max() > 0.01 for other in kernels[1:])
 
     superbatch = batches(config(), 3)
@@ -135,11 +139,9 @@ def test_each_network_of_a_committee_learns_as_if_it_were_alone() -> None:
     results = [single.run(superbatch, 0, 0, 3) for single in alone]
     assert result.loss == pytest.approx(np.mean([each.loss for each in results]), rel=1e-5)
     assert result.accuracy == pytest.approx(np.mean([each.accuracy for each in results]))
-    for member, single, before in zip(members, alone, initial, strict=True):
-        weights = zip(member.get_weights(), single.model.get_weights(), before, strict=True)
-        for weight, expected, start in weights:
-            # Where a gradient is next to nothing, Adam makes a whole step of how it is rounded.
-            assert np.linalg.norm(weight - expected) < 5e-3 * np.linalg.norm(expected - start)
+    for member, single in zip(members, alone, strict=True):
+        for weight, expected in zip(member.get_weights(), single.model.get_weights(), strict=True):
+            np.testing.assert_allclose(weight, expected, atol=1e-5)
     images = runs.tiny_arrays()[0][:30]
     mean = np.mean([single.logits(images) for single in alone], 0)
     np.testing.assert_allclose(together.logits(images), mean, atol=1e-3)
