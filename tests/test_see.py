@@ -77,20 +77,22 @@ def part(name: str, run: str = "full") -> str:
 
 
 @pytest.mark.parametrize("augment", ["none", "shift", "affine", "elastic"])
-def test_the_first_digits_are_shown_as_they_are_trained_on(augment: str) -> None:
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_first_digits_are_shown_as_they_are_trained_on(augment: str, replicas: int) -> None:
     images, labels, _, _ = runs.tiny_arrays()
-    flags = {"batch_size": 16, "augment": augment, "seed": 3, "validation_examples": 100}
-    config = Config(**flags).resolved()
-    plan = types.SimpleNamespace(config=config, examples=500)
-    run = types.SimpleNamespace(plan=plan, dataset=types.SimpleNamespace(train_images=images))
     batches = pipeline.training_batches(
         *(images[:500], labels[:500]),
-        **{"global_batch_size": 16, "seed": 3, "augment": augment},
-        **{"first_step": 0, "last_step": 1, "steps_per_loop": 1},
+        **{"global_batch_size": 100, "seed": 3, "augment": augment},
+        **{"first_step": 0, "last_step": 2, "steps_per_loop": 2},
+        **{"replicas": replicas, "local_replicas": range(replicas)},
     )
-    trained = next(iter(batches))[0][0].numpy().astype(int)
-    # Not compiled, they may be rounded to the next shade.
-    assert np.abs(board.first_digits(run, 16) - trained).max() <= (augment != "none")
+    shares = [share[0] for share in batches]  # of each replica
+    trained = np.concatenate(shares[0].numpy())[:128]
+    superbatch = (shares[0] if replicas == 1 else types.SimpleNamespace(values=shares), None)
+    shown = {}
+    summaries = types.SimpleNamespace(digits=lambda *args: shown.update({args[1]: args[2]}))
+    board.input_digits(types.SimpleNamespace(summaries=summaries), superbatch)
+    np.testing.assert_array_equal(shown["input_digits"], trained)
 
 
 def test_every_picture_is_there_and_is_a_png(address: str) -> None:

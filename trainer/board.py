@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from trainer import charts, models, pipeline, run_directory, storage
+from trainer import charts, models, run_directory, storage
 
 if TYPE_CHECKING:
     from trainer.loop import Run
@@ -29,13 +29,14 @@ LAYOUT = {
 }
 
 _SHOWN = 16  # digits in a picture
+_INPUT_DIGITS = 128
 _GRADIENT_EXAMPLES = 128
 _THRESHOLDS = 101  # of a precision-recall curve
 _EMBEDDED = 500  # digits in the projector: its file is text, a number for each of their features
 
 
 def begin(run: Run) -> None:
-    """Shows what is known before the first step: configuration, model, the digits it will see."""
+    """Shows what is known before the first digits are there: configuration and model."""
     summaries, config = run.summaries, run.plan.config
     record = json.loads(
         storage.read_text(storage.join(config.model_dir, run_directory.CONFIG)) or "{}"
@@ -50,26 +51,13 @@ def begin(run: Run) -> None:
     }
     summaries.record("train", "model", layers, 0)
     summaries.graph("train", run.trainer.inference_graph())
-    summaries.digits("train", "input_digits", first_digits(run), 0)
     summaries.layout("train", LAYOUT, 0)
 
 
-def first_digits(run: Run, count: int = 128) -> np.ndarray:
-    """Returns the run's first training digits, distorted as in training: uint8 [count, 28, 28].
-
-    Not compiled as there, which would take longer; so a pixel may be rounded to the next shade.
-    """
-    config, examples = run.plan.config, run.plan.examples
-    positions = tf.range(count, dtype=tf.int64)
-    order = pipeline.example_order(positions, examples=examples, seed=config.seed)
-    images = run.dataset.train_images[order.numpy()]
-    if config.augment == "none":
-        return images
-    drawn = pipeline.DRAWS[config.augment]
-    (draws,) = pipeline.uniform_draws(
-        tf.range(1, dtype=tf.int64), count, 0, count, drawn, config.seed
-    )
-    return pipeline.DISTORTIONS[config.augment](pipeline.with_margin(images), draws).numpy()
+def input_digits(run: Run, superbatch: tuple) -> None:
+    """Shows the digits of the first superbatch, as this process's first replica trains on them."""
+    digits = tf.reshape(_local(superbatch[0]), (-1, 28, 28))[:_INPUT_DIGITS].numpy()
+    run.summaries.digits("train", "input_digits", digits, 0)
 
 
 def validated(run: Run, logits: np.ndarray, loss: float, accuracy: float) -> None:
@@ -126,9 +114,9 @@ def _gradients(run: Run) -> list[np.ndarray]:
     return [gradient.numpy().astype(np.float32) for gradient in found]
 
 
-def _local(variable):
-    """The first copy, in this process, of a variable that a strategy may have mirrored."""
-    return getattr(variable, "values", [variable])[0]
+def _local(value):
+    """The first copy, or share, in this process, of what a strategy may have for each replica."""
+    return getattr(value, "values", [value])[0]
 
 
 def tested(run: Run, probabilities: np.ndarray, loss: float, accuracy: float) -> None:

@@ -78,6 +78,9 @@ def _train(run: Run) -> bool:
     warm = False
     for superbatch, base, begin, end in _calls(run, batches):
         waited = lap("input" if warm else "pipeline")  # the first is prepared from nothing
+        if run.summaries and progress.step == 0:
+            board.input_digits(run, superbatch)
+            lap("summaries")
         result = run.trainer.run(superbatch, base, begin, end)
         seconds = lap("training" if warm else "first_loop")
         _check_finite(run, result)
