@@ -13,7 +13,7 @@ import pytest
 import runs
 import tensorflow as tf
 
-from trainer import pipeline, training
+from trainer import models, pipeline, training
 from trainer.config import Config
 from trainer.distribution import Cluster, Devices
 from trainer.training import BETA_1, BETA_2, EPSILON, Trainer, evaluate
@@ -119,7 +119,7 @@ def test_the_loop_is_adamw_on_the_smoothed_cross_entropy(jit_compile: str) -> No
         np.testing.assert_allclose(weight, expected, atol=settings.learning_rate / 100)
 
 
-def test_each_network_of_a_committee_learns_as_if_it_were_alone(
+def test_each_network_of_a_committee_learns_alone_and_they_answer_from_five_places(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Else Adam makes a whole step of how a gradient is rounded that is next to nothing, and the
@@ -128,6 +128,7 @@ def test_each_network_of_a_committee_learns_as_if_it_were_alone(
     given = {"weight_decay": 0.05, "label_smoothing": 0.2, "warmup": 0.1}
     together = trainer(config(model="convnet", **given))
     members = together.model.layers[-1].members
+    monkeypatch.setitem(models.MODELS, "cnn", (models.MODELS["convnet"][0], 1))
     alone = [trainer(config(model="cnn", **given)) for _ in members]
     for member, single in zip(members, alone, strict=True):
         single.model.set_weights(member.get_weights())
@@ -143,7 +144,10 @@ def test_each_network_of_a_committee_learns_as_if_it_were_alone(
         for weight, expected in zip(member.get_weights(), single.model.get_weights(), strict=True):
             np.testing.assert_allclose(weight, expected, atol=1e-5)
     images = runs.tiny_arrays()[0][:30]
-    mean = np.mean([single.logits(images) for single in alone], 0)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
+    places = (1, 1), (0, 1), (2, 1), (1, 0), (1, 2)
+    looks = [padded[:, top : top + 28, left : left + 28] for top, left in places]
+    mean = np.mean([single.logits(look) for single in alone for look in looks], 0)
     np.testing.assert_allclose(together.logits(images), mean, atol=1e-3)
 
 

@@ -70,7 +70,7 @@ RECIPES = {
         label_smoothing=0.1,
         augment="elastic",
         steps_per_loop=20,
-        bfloat16=True,
+        bfloat16=False,
         jit_compile="step",
     ),
 }

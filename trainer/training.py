@@ -25,7 +25,7 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.99, 1e-7
 # float16 loss scaling as of Micikevicius et al., https://arxiv.org/abs/1710.03740, section 3.2.
 FIRST_LOSS_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000
 
-_EVALUATION_BATCH = 1000
+_EVALUATION_BATCH = 200
 
 
 @dataclasses.dataclass(frozen=True)
