@@ -34,6 +34,15 @@ def test_a_model_for_xla_has_the_same_weights_answers_and_gradients(name):
         assert close(one, other), weight.path
 
 
+@pytest.mark.parametrize("name", sorted(models.MODELS))
+def test_a_digit_is_read_the_same_alone_as_among_others(name):
+    pixels = data.load("synthetic").train_images[:6] / np.float32(255)
+    model = models.build(name, seed=5)
+    alone = np.concatenate([model(pixels[i : i + 1]) for i in range(6)])
+    np.testing.assert_allclose(model(pixels), alone, rtol=1e-4, atol=1e-5)
+    assert model(pixels[:0]).shape == (0, 10)
+
+
 @pytest.mark.parametrize(("size", "shape"), [(3, (28, 28)), (5, (8, 12)), (7, (28, 28))])
 def test_a_convolution_with_its_pool_is_what_the_two_layers_give(size, shape):
     images = np.random.default_rng(1).normal(size=(4, *shape, 1)).astype(np.float32)

@@ -192,7 +192,8 @@ class Committee(layers.Layer):
         corners = (1, 1), (0, 1), (2, 1), (1, 0), (1, 2)
         looks = tf.concat([padded[:, top : top + 28, left : left + 28] for top, left in corners], 0)
         answers = [member(looks, training=False) for member in self.members]
-        return tf.reduce_mean(tf.reshape(answers, (-1, tf.shape(inputs)[0], 10)), 0)
+        shape = len(self.members) * len(corners), tf.shape(inputs)[0], 10
+        return tf.reduce_mean(tf.reshape(answers, shape), 0)
 
     def compute_output_shape(self, input_shape):
         """Returns the shape that `call` gives, but in training."""
