@@ -59,6 +59,8 @@ WRONG_FLAGS = {
     "negative decay": ("--weight_decay=-1e-4", "at least 0"),
     "all smoothed": ("--label_smoothing=1.0", "below 1"),
     "nan smoothing": ("--label_smoothing=nan", "finite"),
+    "part of an epoch": ("--epochs=1.5", "--epochs=1.5: it takes a whole number; --help"),
+    "rate in words": ("--learning_rate=fast", "--learning_rate=fast: it takes a number; --help"),
     "no steps in a loop": ("--steps_per_loop=0", "at least 1"),
     "negative checkpoints": ("--checkpoint_every=-5", "at least 0"),
     "keep nothing": ("--keep_checkpoints=0", "at least 1"),

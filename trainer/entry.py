@@ -7,6 +7,7 @@ Apart from each of them so that a mistake is answered alike by all.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -33,12 +34,19 @@ def parse(
     try:
         words = values(list(argv))[1:]
     except flags.Error as error:
-        raise UsageError(f"{' '.join(str(error).split())}; see --help") from error
+        raise UsageError(f"{refusal(error)}; see --help") from error
     if values.help:
         print(f"{summary}\n\n  {usage}\n")
         print(values.get_help(include_special_flags=False))
         return None
     return words
+
+
+def refusal(error: Exception) -> str:
+    """Returns what absl says of a wrong flag, on one line and not in Python's words."""
+    line = " ".join(str(error).split())
+    line = re.sub(r"invalid literal for int\(\) .*", "it takes a whole number", line)
+    return re.sub(r"could not convert string to float: .*", "it takes a number", line)
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,7 @@ from absl import flags
 from trainer import distribution, lock, run_directory, storage
 from trainer.config import Config
 from trainer.console import Console
-from trainer.entry import told
+from trainer.entry import refusal, told
 from trainer.errors import DataError, TrainerError, UsageError
 from trainer.runtime import StopSignals, fill_standard_streams
 
@@ -72,7 +72,7 @@ def parse(argv: Sequence[str]) -> Config | None:
     try:
         rest = values(argv)
     except (flags.Error, OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{' '.join(str(error).split())}; --help lists the flags") from None
+        raise UsageError(f"{refusal(error)}; --help lists the flags") from None
     except RecursionError:  # absl looks for a flag of a name alike, letter by letter
         raise UsageError("a flag has far too long a name; --help lists the flags") from None
     if len(rest) > 1:
