@@ -159,16 +159,17 @@ def _first(filters: int, xla: bool) -> list[layers.Layer]:
 
 
 def _normalized(filters: int, name: str, padding: str = "same") -> list[layers.Layer]:
-    """A 3x3 convolution, normalized over the whole of an image, and rectified.
+    """A 3x3 convolution, normalized over the whole of an image, and SiLU.
 
     GroupNorm of one group: Wu and He, https://arxiv.org/abs/1803.08494. Unlike BatchNorm it leaves
-    what a digit teaches independent of the rest of its batch.
+    what a digit teaches independent of the rest of its batch. SiLU, x * sigmoid(x), is a smooth
+    rectifier: Elfwing, Uchibe and Doya, https://arxiv.org/abs/1702.03118.
     """
     kernel = {"use_bias": False, "kernel_initializer": "he_normal"}
     return [
         layers.Conv2D(filters, 3, padding=padding, name=name, **kernel),
         layers.GroupNormalization(1, name=f"{name}_norm"),
-        layers.ReLU(name=f"{name}_relu"),
+        layers.Activation("silu", name=f"{name}_silu"),
     ]
 
 
