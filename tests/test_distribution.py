@@ -10,9 +10,17 @@ import textwrap
 
 import pytest
 import runs
+import tensorflow as tf
 
+from trainer import distribution
 from trainer.config import Config
-from trainer.distribution import Cluster, check, cluster_from_environment, cpu_has_bfloat16
+from trainer.distribution import (
+    Cluster,
+    Devices,
+    check,
+    cluster_from_environment,
+    cpu_has_bfloat16,
+)
 from trainer.errors import UsageError
 
 INDEXED_JOB = {
@@ -127,6 +135,7 @@ def test_devices_are_set_up_as_asked_for() -> None:
 
         tf = import_tensorflow()
         devices = distribution.set_up(Config(virtual_devices=4, batch_size=32), Cluster())
+        distribution.cpu_has_bfloat16 = lambda: False
         found = {
             "name": devices.name, "kind": devices.kind, "replicas": devices.replicas,
             "local": list(devices.local_replicas),
@@ -161,6 +170,25 @@ def test_devices_are_set_up_as_asked_for() -> None:
         # What has to be summed over replicas is in no compiled loop.
         "xla": ["off", "step", "step", "step", "off", "off"],
     }
+
+
+@pytest.mark.parametrize(
+    ("flag", "on_cpu", "bfloat16", "expected"),
+    [
+        ("auto", "step", False, "step"),
+        ("auto", "step", True, "off"),
+        ("on", "step", True, "step"),
+        ("auto", "loop", True, "loop"),
+        ("off", "loop", False, "off"),
+    ],
+)
+def test_convolutions_are_compiled_where_they_gain_from_it(
+    monkeypatch: pytest.MonkeyPatch, flag: str, on_cpu: str, bfloat16: bool, expected: str
+) -> None:
+    monkeypatch.setattr(distribution, "cpu_has_bfloat16", lambda: bfloat16)
+    devices = Devices(tf.distribute.get_strategy(), "cpu", "CPU", "/cpu:0", Cluster())
+    found = distribution.jit_compile(Config(jit_compile=flag), devices, on_cpu=on_cpu)
+    assert found == expected
 
 
 def test_mirrored_on_one_device_says_what_there_is(

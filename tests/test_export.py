@@ -137,5 +137,8 @@ def test_files_of_other_kinds_and_sizes_are_answered(
 def test_half_precision_is_published_as_well(precision: str, tmp_path: pathlib.Path) -> None:
     model = models.build("cnn", precision=precision, seed=3)
     path = publish(model, tmp_path, probabilities(model), precision=precision)
-    answer = tf.saved_model.load(path).signatures["serving_default"](images=IMAGES[:3])
-    assert answer["probabilities"].dtype == tf.float32
+    signature = tf.saved_model.load(path).signatures["serving_default"]
+    for digits in (IMAGES[:3], IMAGES[:0]):
+        answer = signature(images=tf.constant(digits))
+        assert answer["probabilities"].dtype == tf.float32
+        assert answer["probabilities"].shape == (len(digits), 10)

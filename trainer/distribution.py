@@ -275,7 +275,10 @@ def jit_compile(config: Config, devices: Devices, *, on_cpu: str) -> str:
       devices: of the run.
       on_cpu: what to compile on one CPU, `loop` or `step`.
     """
-    if config.jit_compile == "off":
+    # oneDNN's convolutions use a CPU's bfloat16 instructions; XLA converts to float32 and back. On
+    # such a CPU they are faster in float32, too.
+    one_dnn = devices.kind == "CPU" and on_cpu == "step" and cpu_has_bfloat16()
+    if config.jit_compile == "off" or (config.jit_compile == "auto" and one_dnn):
         return "off"
     best = "loop" if devices.kind == "GPU" else on_cpu
     if devices.replicas == 1:

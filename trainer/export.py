@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import storage
+from trainer import models, storage
 
 _CHECKED_EXAMPLES = 64
 # Reading back runs the same kernels on other batch sizes, which may round differently; bfloat16
@@ -32,7 +32,7 @@ class Classifier(tf.Module):
     )
     def serving_default(self, images):
         """Answers for digits as MNIST holds them."""
-        logits = self._call(tf.cast(images, tf.float32) / 255, training=False)
+        logits = models.logits(self._call, images)
         return {"classes": tf.argmax(logits, 1), "probabilities": tf.nn.softmax(logits)}
 
     @tf.function(

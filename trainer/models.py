@@ -242,6 +242,24 @@ def build(
     return keras.Sequential([keras.Input((28, 28), name="images"), committee], name=name)
 
 
+def logits(model: keras.Model, digits: tf.Tensor) -> tf.Tensor:
+    """Returns what a model answers in inference.
+
+    Args:
+      model: from `build`.
+      digits: uint8 [n, 28, 28]; n may be 0.
+
+    Returns:
+      float32 [n, 10].
+    """
+    # A black digit in place of none: oneDNN's convolution (of TensorFlow 2.21, which uses it where
+    # the CPU has AVX-512) gives nothing the wrong number of channels.
+    count = tf.shape(digits)[0]
+    some = tf.pad(digits, ((0, tf.cast(count == 0, tf.int32)), (0, 0), (0, 0)))
+    pixels = tf.cast(tf.ensure_shape(some, (None, 28, 28)), tf.float32) / 255
+    return model(pixels, training=False)[:count]
+
+
 def features(model: keras.Model, pixels: tf.Tensor) -> tf.Tensor:
     """Returns what the last hidden layer makes of digits, of several networks side by side.
 

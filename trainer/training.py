@@ -178,7 +178,7 @@ class Trainer:
 
     def _replica_gradients(self, images, labels):
         """One replica's part of the gradient of the mean loss, and of [loss, right answers]."""
-        pixels = _to_unit(images)
+        pixels = tf.cast(images, tf.float32) / 255
         smoothing, batch = self._config.label_smoothing, self._config.batch_size
         with tf.GradientTape() as tape:
             logits = self.model(pixels, training=True)
@@ -265,7 +265,7 @@ class Trainer:
 
     def _inference(self, images):
         with tf.device(self._device):
-            return self.model(_to_unit(images), training=False)
+            return models.logits(self.model, images)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Returns float32 [n, 10] for uint8 [n, 28, 28], computed by this process alone."""
@@ -314,10 +314,6 @@ def evaluate(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
     loss = -log_probabilities[np.arange(len(labels)), labels].mean()
     return float(loss), float((logits.argmax(1) == labels).mean())
-
-
-def _to_unit(images):
-    return tf.cast(images, tf.float32) / 255
 
 
 def _squares(tensor):
