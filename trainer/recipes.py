@@ -70,7 +70,7 @@ RECIPES = {
         label_smoothing=0.1,
         augment="elastic",
         steps_per_loop=20,
-        bfloat16=False,
+        bfloat16=True,
         jit_compile="step",
     ),
 }
