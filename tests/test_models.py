@@ -7,16 +7,12 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from trainer import data, models
-
-
-def at(step=3, first=0, seed=1):
-    """The place of digits in a batch of eight."""
-    return models.training_at(models.Place(seed, tf.constant(step), tf.constant(first), 8))
+from trainer import data, dropout, models
 
 
 def gradients(model, pixels):
-    with tf.GradientTape() as tape, at():
+    place = dropout.Place(1, tf.constant(3), tf.constant(0))
+    with tf.GradientTape() as tape, dropout.training_at(place):
         logits = model(pixels, training=True)
         loss = tf.reduce_sum(tf.sin(logits))
     return logits, tape.gradient(loss, model.trainable_variables)
@@ -48,36 +44,6 @@ def test_a_digit_is_read_the_same_alone_as_among_others(name):
     alone = np.concatenate([models.logits(model, digits[i : i + 1]) for i in range(6)])
     np.testing.assert_allclose(models.logits(model, digits), alone, rtol=1e-4, atol=1e-5)
     assert models.logits(model, digits[:0]).shape == (0, 10)
-
-
-def test_what_is_dropped_depends_on_the_seed_the_step_and_the_place_in_the_batch_alone():
-    features = tf.ones((8, 6, 6, 32))
-    layer = models.Dropout(0.2, 1)
-    with at():
-        whole = layer(features, training=True).numpy()
-        other_layer = models.Dropout(0.2, 2)(features, training=True).numpy()
-    np.testing.assert_allclose(np.unique(whole), [0, 1.25])
-    assert (whole == 0).mean() == pytest.approx(0.2, abs=0.02)
-    parts = []
-    for first in (0, 2, 5):
-        with at(first=first):
-            parts.append(layer(features[first : {0: 2, 2: 5, 5: 8}[first]], training=True))
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
-    for changed in ({"step": 4}, {"seed": 2}):
-        with at(**changed):
-            other = layer(features, training=True).numpy()
-        # Of independent ones a share of 0.2 x 0.8 x 2.
-        assert (other != whole).mean() == pytest.approx(0.32, abs=0.03)
-    assert (other_layer != whole).mean() == pytest.approx(0.32, abs=0.03)
-    assert len({digit.tobytes() for digit in whole}) == 8
-
-
-def test_nothing_is_dropped_in_inference_and_in_training_only_at_a_place():
-    features = tf.ones((8, 6))
-    layer = models.Dropout(0.2, 1)
-    np.testing.assert_array_equal(layer(features), features)
-    with pytest.raises(LookupError):
-        layer(features, training=True)
 
 
 @pytest.mark.parametrize(("size", "shape"), [(3, (28, 28)), (5, (8, 12)), (7, (28, 28))])

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import dataclasses
-import functools
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 from keras import layers
+
+from trainer.dropout import Dropout
 
 
 @tf.custom_gradient
@@ -108,84 +105,6 @@ class ConvMaxPool(layers.Conv2D):
         """Returns the shape that `call` gives."""
         batch, height, width, _ = input_shape
         return batch, height // 2, width // 2, self.filters
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where some digits stand in training: what decides what is dropped for them.
-
-    Attributes:
-      seed: of the run.
-      step: integer tensor (), the step.
-      first: integer tensor (), the place in the global batch of the first of the digits.
-      global_batch: digits a step, over all replicas.
-    """
-
-    seed: int
-    step: tf.Tensor
-    first: tf.Tensor
-    global_batch: int
-
-
-_place: contextvars.ContextVar[Place] = contextvars.ContextVar("place")
-
-
-@contextlib.contextmanager
-def training_at(place: Place) -> Iterator[None]:
-    """Within it, models are called in training, with digits that stand at `place`."""
-    token = _place.set(place)
-    try:
-        yield
-    finally:
-        _place.reset(token)
-
-
-class Dropout(layers.Layer):
-    """Drops a share of the features in training, which ones being a function of (seed, step) alone.
-
-    Keras's layer counts its calls, and each replica would drop the same; so a run would depend on
-    how many replicas it has. Srivastava et al., https://jmlr.org/papers/v15/srivastava14a.html.
-
-    Args:
-      share: of the features that are dropped, the others being scaled up.
-      number: two layers of different numbers drop different features.
-    """
-
-    def __init__(self, share: float, number: int, **kwargs):
-        super().__init__(**kwargs)
-        self.share, self.number = share, number
-
-    def call(self, inputs, training=False):
-        """Returns the features; raises `LookupError` in training outside of `training_at`."""
-        if not training:
-            return inputs
-        place = _place.get()
-        step = tf.cast(place.step, tf.uint32)
-        keys = [_mixed(_mixed(step * 4 + half, place.seed), self.number) for half in (0, 1)]
-        first = tf.cast(place.first, tf.uint32)
-        return inputs * _factors(tuple(inputs.shape), inputs.dtype, self.share, first, *keys)
-
-
-@functools.partial(tf.function, jit_compile=True, autograph=False)
-def _factors(shape, dtype, share, first, *keys):
-    """What features are multiplied with, 0 for a share of them; the place of the first is given."""
-    examples, features = shape[0], math.prod(shape[1:])
-    rows = tf.cast(tf.range(examples), tf.uint32) + first
-    numbers = rows[:, None] * features + tf.cast(tf.range(features), tf.uint32)
-    kept = _mixed(numbers + keys[0], keys[1]) >= int(share * 2**32)
-    return tf.reshape(tf.cast(kept, dtype) / (1 - share), shape)
-
-
-def _mixed(numbers: tf.Tensor, key: tf.Tensor | int) -> tf.Tensor:
-    """Returns random bits, uint32, for numbers, uint32: the last steps of MurmurHash3, keyed.
-
-    A tenth of the time of TensorFlow's generators, and the same for XLA as without it. Appleby,
-    https://github.com/aappleby/smhasher.
-    """
-    shift = tf.bitwise.right_shift
-    numbers = (numbers ^ shift(numbers, 16)) * 0x85EBCA6B + tf.cast(key, tf.uint32)
-    numbers = (numbers ^ shift(numbers, 13)) * 0xC2B2AE35
-    return numbers ^ shift(numbers, 16)
 
 
 def mlp(xla: bool) -> list[layers.Layer]:

@@ -25,7 +25,8 @@ class Recipe:
       steps_per_loop: training steps inside one call of the compiled loop, on a CPU.
       bfloat16: whether half the bits do as well here, where the hardware is fast with them.
       jit_compile: what XLA compiles on a CPU: the whole `loop`, or each `step` for itself, because
-        it runs convolutions inside a loop on one thread.
+        it runs convolutions inside a loop on one thread (and none of them where the CPU has
+        bfloat16 instructions: `distribution.jit_compile`).
     """
 
     batch_size: int

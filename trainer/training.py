@@ -14,7 +14,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from trainer import models
+from trainer import dropout, models
 from trainer.config import Config
 from trainer.distribution import Devices
 
@@ -185,8 +185,8 @@ class Trainer:
         """
         pixels = tf.cast(images, tf.float32) / 255
         smoothing, batch = self._config.label_smoothing, self._config.batch_size
-        place = models.Place(self._config.seed, step, first, batch)
-        with tf.GradientTape() as tape, models.training_at(place):
+        place = dropout.Place(self._config.seed, step, first)
+        with tf.GradientTape() as tape, dropout.training_at(place):
             logits = self.model(pixels, training=True)
         networks = logits.shape[1:-1].num_elements()
         if networks > 1:
