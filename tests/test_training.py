@@ -350,22 +350,6 @@ def test_the_number_of_devices_does_not_matter(
     assert found["test_accuracy"] == pytest.approx(expected["test_accuracy"], abs=0.01)
 
 
-def test_each_device_drops_what_one_alone_would_for_the_same_digits(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    flags = (
-        *("--model=convnet", "--batch_size=8", "--epochs=1", "--steps_per_loop=1"),
-        *(f"--validation_examples={runs.TRAIN - 24}", "--augment=none"),
-        *(f"--data_dir={tiny_dir}", "--jit_compile=off", "--precision=float32"),
-    )
-    two = runs.task(*flags, "--virtual_devices=2", f"--model_dir={tmp_path / '2'}")
-    server(*flags, f"--model_dir={tmp_path / '1'}")
-    assert two.wait() == 0
-    # Other features dropped would make a difference of a tenth.
-    np.testing.assert_allclose(losses(tmp_path / "2"), losses(tmp_path / "1"), rtol=1e-3)
-    assert len(losses(tmp_path / "2")) == 3
-
-
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_every_test_example_counts_once_on_any_number_of_devices(
     on_devices: dict[int, pathlib.Path], count: int

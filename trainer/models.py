@@ -8,8 +8,6 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from trainer.dropout import Dropout
-
 
 @tf.custom_gradient
 def relu(inputs):
@@ -136,15 +134,12 @@ def deep(xla: bool) -> list[layers.Layer]:
     pool = MaxPool if xla else layers.MaxPooling2D
     return [
         *_first(24, xla),
-        Dropout(0.15, 1, name="drop1"),
         *_normalized(48, "conv2", padding="valid"),
         *_normalized(48, "conv3"),
         pool(name="pool3"),
-        Dropout(0.15, 3, name="drop3"),
         *_normalized(96, "conv4"),
         *_normalized(96, "conv5"),
         pool(name="pool5"),
-        Dropout(0.15, 5, name="drop5"),
         layers.Flatten(),
         layers.Dense(192, name="hidden", **_RECTIFIED),
     ]

@@ -14,7 +14,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from trainer import dropout, models
+from trainer import models
 from trainer.config import Config
 from trainer.distribution import Devices
 
@@ -152,7 +152,7 @@ class Trainer:
         """Returns float32 [4]: sums of loss, right answers, gradient norm; first failed step."""
 
         def step(i, totals, failed):
-            gradients, counts = self._strategy.run(self._replica_step, (superbatch, i, base + i))
+            gradients, counts = self._strategy.run(self._replica_step, (superbatch, i))
             gradients, counts = self._sum_over_replicas(gradients, counts)
             norm = tf.sqrt(tf.add_n([_squares(self._local(gradient)) for gradient in gradients]))
             counts = self._local(counts)
@@ -172,21 +172,15 @@ class Trainer:
         _, totals, failed = tf.while_loop(lambda i, *_: i < last, step, start)
         return tf.concat([totals, failed[None]], 0)
 
-    def _replica_step(self, superbatch, i, step):
+    def _replica_step(self, superbatch, i):
         images, labels = superbatch
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        first = tf.convert_to_tensor(replica) * images.shape[1]
-        return self._gradients(images[i], labels[i], step, first)
+        return self._gradients(images[i], labels[i])
 
-    def _replica_gradients(self, images, labels, step, first):
-        """One replica's part of the gradient of the mean loss, and of [loss, right answers].
-
-        The images are the global batch's from `first` on.
-        """
+    def _replica_gradients(self, images, labels):
+        """One replica's part of the gradient of the mean loss, and of [loss, right answers]."""
         pixels = tf.cast(images, tf.float32) / 255
         smoothing, batch = self._config.label_smoothing, self._config.batch_size
-        place = dropout.Place(self._config.seed, step, first)
-        with tf.GradientTape() as tape, dropout.training_at(place):
+        with tf.GradientTape() as tape:
             logits = self.model(pixels, training=True)
         networks = logits.shape[1:-1].num_elements()
         if networks > 1:
