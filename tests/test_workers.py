@@ -129,17 +129,23 @@ def test_two_workers_that_are_stopped_killed_and_started_again_equal_two_devices
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
-def test_two_workers_equal_two_devices_also_where_xla_compiles_the_gradients(
-    model: str, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+@pytest.mark.parametrize(
+    ("model", "compiled", "precision"),
+    [("mlp", True, "float32"), ("cnn", True, "float32"), ("cnn", False, "bfloat16")],
+)
+def test_two_workers_equal_two_devices_whatever_computes_the_gradients(
+    model: str, compiled: bool, precision: str, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    more = (f"--model={model}", "--epochs=2", "--jit_compile=on")
+    more = (
+        *(f"--model={model}", "--epochs=2", f"--precision={precision}"),
+        f"--jit_compile={'on' if compiled else 'off'}",
+    )
     alone(*flags(tiny_dir, tmp_path / "devices", *more, "--virtual_devices=2"))
     with Workers(2, *flags(tiny_dir, tmp_path / "workers", *more)) as workers:
         assert {left.code for left in workers.left().values()} == {0}
     devices, workers = (runs.metrics(tmp_path / name) for name in ("devices", "workers"))
     assert workers["weights_sha256"] == devices["weights_sha256"]
-    assert workers["jit_compile"] is devices["jit_compile"] is True
+    assert workers["jit_compile"] is devices["jit_compile"] is compiled
 
 
 def launch(count: int, *args: str, restart: bool = True, **options: object) -> subprocess.Popen:
