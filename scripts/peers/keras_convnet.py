@@ -4,7 +4,6 @@ Usage: keras_convnet.py [EPOCHS], with tensorflow installed.
 """
 
 import os
-import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -13,7 +12,7 @@ import keras
 import lines
 from keras import layers
 
-epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+(epochs,) = lines.arguments(1)
 train_images, train_labels, test_images, test_labels = lines.mnist()
 train_images, test_images = (
     images[..., None].astype("float32") / 255 for images in (train_images, test_images)

@@ -1,4 +1,4 @@
-"""What the peers share: MNIST from $MNIST_DATA_DIR, and the JSON lines that they print.
+"""What the peers share: arguments, MNIST from $MNIST_DATA_DIR, and the JSON lines that they print.
 
 Needs nothing but numpy, because each peer runs in an environment of its own.
 """
@@ -7,11 +7,21 @@ import gzip
 import json
 import os
 import pathlib
+import sys
 import time
 
 import numpy as np
 
 STARTED = time.perf_counter()
+
+
+def arguments(*defaults):
+    """Returns the command line's arguments, as many as there are defaults, and of their types."""
+    given = sys.argv[1:]
+    return [
+        *map(lambda default, text: type(default)(text), defaults, given),
+        *defaults[len(given) :],
+    ]
 
 
 def mnist():
