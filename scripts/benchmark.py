@@ -117,7 +117,6 @@ class Record:
             "table": self.rows,
             "runs": self.runs,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(everything, indent=2) + "\n")
 
 
@@ -162,15 +161,31 @@ def _output(*command: str) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one measurement, prints and writes it; returns the exit code."""
-    settings = vars(_parser().parse_args(arguments))
+    parser = _parser()
+    settings = vars(parser.parse_args(arguments))
     measure, path = settings.pop("measure"), settings.pop("json")
+    names = [
+        "trainer.task",
+        settings.get("model"),
+        *(name for name, _ in settings.get("peers", ())),
+    ]
+    if len(set(names)) < len(names):
+        parser.error(f"every --peer needs a name of its own, and none of {names[:2]}")
     started, record = time.time(), Record()
     if path is None:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(started))
         path = ROOT / f"runs/benchmarks/{measure.__name__}-{stamp}.json"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        parser.error(f"cannot write {path}: {error.strerror}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's remarks between the figures
+    try:
         measure(record, **settings)
         print(record.tables())
+    except KeyboardInterrupt:
+        return 130
     finally:  # what was measured before an error, too
         record.write(path, arguments, started)
         print(f"\nEvery run, the machine and the versions are in {os.path.relpath(path)}")
@@ -191,7 +206,9 @@ def _parser() -> argparse.ArgumentParser:
             "--json", type=pathlib.Path, metavar="FILE", help="default: one in runs/benchmarks/"
         )
         if repeats:
-            added.add_argument("--repeats", type=int, default=repeats, help=f"default: {repeats}")
+            added.add_argument(
+                "--repeats", type=_positive, default=repeats, help=f"default: {repeats}"
+            )
         return added
 
     def with_peers(added: argparse.ArgumentParser) -> None:
@@ -217,23 +234,25 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command(results, repeats=None)
     added.add_argument("--model", default="mlp")
-    added.add_argument("--epochs", type=int, default=5)
-    added.add_argument("--seeds", type=int, default=5)
+    added.add_argument("--epochs", type=_positive, default=5)
+    added.add_argument("--seeds", type=_positive, default=5)
     with_flags(added)
 
     with_peers(command(jobs))
 
     added = command(steps)
     added.add_argument("--model", default="mlp")
-    added.add_argument("--batch_size", type=int, nargs="+", default=[128, 256])
-    added.add_argument("--epochs", type=int, default=5, help="the first is left out; default: 5")
+    added.add_argument("--batch_size", type=_positive, nargs="+", default=[128, 256])
+    added.add_argument(
+        "--epochs", type=_positive, default=5, help="the first is left out; default: 5"
+    )
     with_flags(added)
     with_peers(added)
 
     added = command(target, repeats=None)
     added.add_argument("--model", default="cnn")
     added.add_argument("--accuracy", type=float, default=0.99)
-    added.add_argument("--seeds", type=int, default=5)
+    added.add_argument("--seeds", type=_positive, default=5)
     with_flags(added)
     with_peers(added)
 
@@ -244,10 +263,16 @@ def _parser() -> argparse.ArgumentParser:
     command(summaries)
 
     added = command(workers)
-    added.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4])
+    added.add_argument("--counts", type=_positive, nargs="+", default=[1, 2, 4])
     added.add_argument("--model", default="cnn")
-    added.add_argument("--batch_size", type=int, default=512, help="for each worker")
+    added.add_argument("--batch_size", type=_positive, default=512, help="for each worker")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _peer(text: str) -> tuple[str, str]:
@@ -386,6 +411,8 @@ def steps(
     would take at the rate of large ones of the same precision. Where a peer's command says
     {batch_size} or {epochs}, it is told.
     """
+    if epochs < 2:
+        raise SystemExit("error: --epochs has to be 2 or more, because the first is left out")
     for size in batch_size:
         rates: dict[str, list[dict]] = {}
         for turn in range(1, repeats + 1):

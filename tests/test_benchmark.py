@@ -137,11 +137,23 @@ def test_a_peer_that_fails_is_named_and_what_was_measured_before_is_kept(
     assert run["program"] == "trainer.task"
 
 
-def test_a_peer_without_a_command_is_refused(tiny_dir: pathlib.Path):
-    done = benchmark("jobs", "--peer=other", data=tiny_dir)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["jobs", "--peer=other"], "'other' is not NAME=COMMAND"),
+        (["jobs", "--peer=a=b", "--peer=a=c"], "every --peer needs a name of its own"),
+        (["steps", "--peer=mlp=b"], "every --peer needs a name of its own"),
+        (["jobs", "--repeats=0"], "'0' is not a whole number above 0"),
+        (["jobs", "--json=/dev/null/x"], "cannot write /dev/null/x: "),
+    ],
+)
+def test_a_wrong_command_line_is_refused_before_anything_runs(
+    arguments: list[str], message: str, tmp_path: pathlib.Path
+):
+    done = benchmark(*arguments, data=tmp_path)
 
     assert done.returncode == 2
-    assert done.stderr.endswith("'other' is not NAME=COMMAND\n")
+    assert message in done.stderr.splitlines()[-1]
 
 
 def test_the_floor_counts_every_product_of_a_step():
