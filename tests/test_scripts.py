@@ -80,8 +80,14 @@ class Project:
     def requirements(self, name: str) -> pathlib.Path:
         return self.root / "requirements" / f"{name}.txt"
 
-    def start(self, *flags: str, cwd: pathlib.Path | None = None, **environment: str):
-        """Starts train.sh, offline, in a process group of its own."""
+    def start(
+        self,
+        *flags: str,
+        script: str = "train.sh",
+        cwd: pathlib.Path | None = None,
+        **environment: str,
+    ):
+        """Starts a script, offline, in a process group of its own."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -96,7 +102,7 @@ class Project:
             "PIP_FIND_LINKS": self.wheels.as_uri(),
         }
         return subprocess.Popen(
-            [self.root / "scripts/train.sh", *flags],
+            [self.root / "scripts" / script, *flags],
             cwd=cwd,
             env=inherited | offline | environment,
             stdin=subprocess.DEVNULL,
@@ -106,9 +112,9 @@ class Project:
             start_new_session=True,
         )
 
-    def run(self, *flags: str, cwd: pathlib.Path | None = None, **environment: str):
-        """Runs train.sh to its end; returns its exit code, standard output and standard error."""
-        process = self.start(*flags, cwd=cwd, **environment)
+    def run(self, *flags: str, **options):
+        """Runs what `start` does to its end; returns exit code, standard output and error."""
+        process = self.start(*flags, **options)
         out, err = process.communicate(timeout=TIMEOUT_S)
         return process.returncode, out, err
 
@@ -205,6 +211,18 @@ def test_an_nvidia_driver_selects_the_gpu_lock_which_holds_the_cpu_lock_too(inst
     code, _, err = installed.run(REQUIREMENTS="", PATH=path)
     assert (code, err.count("Installing requirements/gpu.txt")) == (0, 1)
     assert installed.run(REQUIREMENTS="cpu")[2] == ""
+
+
+def test_the_tests_tools_are_announced_with_their_size_where_the_rest_is_there(fresh):
+    # Its pytest is missing in the environments made here.
+    first = fresh.run(script="test.sh")[2]
+    assert "0.7 GB to download" in first
+    fresh.lock("2.0")
+    fresh.run()
+    second = fresh.run(script="test.sh")[2]
+    assert "Installing requirements/dev.txt" in second
+    assert "60 MB to download" in second
+    assert "GB" not in second
 
 
 def test_an_installation_killed_in_the_middle_is_made_anew(installed):

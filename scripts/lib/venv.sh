@@ -13,6 +13,7 @@ venv=$root/.venv
 unset PYTHONHOME PYTHONPATH
 
 cpu_size="0.7 GB to download, 2.4 GB on disk, one to five minutes; once only"
+dev_size="the tests' tools, 60 MB to download; once only" # beside what training needs
 gpu_size="3.5 GB to download, 7 GB on disk, three to fifteen minutes; once only"
 
 die() { # CODE MESSAGE
@@ -111,6 +112,9 @@ install() { # NAME PYTHON
     echo "Removing $venv: its installation was interrupted, or it was moved, or its Python is gone" >&2
     echo removing >"$venv.lock"
     rm -rf "$venv"
+  fi
+  if [ "$name" = dev ] && cmp -s "$root/requirements/cpu.txt" "$venv/installed/cpu.txt"; then
+    size=$dev_size
   fi
   echo "Installing requirements/$name.txt into $venv: $size" >&2
   echo installing >"$venv.lock"
