@@ -465,8 +465,9 @@ def _floor(model: str, precision: str) -> float:
 
 def floor(record: Record) -> None:
     """The rate of large matrix products, and what each model takes of them for a digit."""
-    import tensorflow as tf
+    from trainer import runtime
 
+    tf = runtime.import_tensorflow()  # without its remarks
     from trainer import models
 
     for precision in ("float32", "bfloat16"):
@@ -620,7 +621,9 @@ def start(record: Record, repeats: int) -> None:
 
 def pipeline(record: Record) -> None:
     """What the input pipeline alone delivers, with each augmentation."""
-    from trainer import data
+    from trainer import data, runtime
+
+    runtime.import_tensorflow()  # without its remarks
     from trainer import pipeline as of_trainer
     from trainer.recipes import AUGMENTATIONS
 
