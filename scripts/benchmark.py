@@ -73,6 +73,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "batch_size": ("batch", str),
     "training_digits": ("training digits", "{:,}".format),
     "times_as_fast": ("times as fast as it", "{:.2f}".format),
+    "ratio": ("ratio", "{:.2f}".format),
     "time_ratio": ("share of its time", "{:.2f}".format),
     "memory_ratio": ("share of its memory", "{:.2f}".format),
     "floor": ("of the floor's rate", "{:.0%}".format),
@@ -122,7 +123,9 @@ class Record:
 
 def _cell(name: str, value: Any) -> tuple[str, str]:
     """The heading and the text of a value."""
-    heading, text = COLUMNS.get(name, (name.replace("_", " "), str))
+    seconds = "{:.2f} s".format  # of a phase, the only numbers that have no column of their own
+    other = name.replace("_", " "), seconds if isinstance(value, float) else str
+    heading, text = COLUMNS.get(name, other)
     return heading, "-" if value is None else text(value)
 
 
@@ -600,10 +603,14 @@ def _write_npz(directory: pathlib.Path, mnist: Dataset, examples: int) -> None:
     )
 
 
+# Without its remarks.
+_IMPORT = "import os; os.dup2(os.open(os.devnull, os.O_WRONLY), 2); import tensorflow"
+
+
 def start(record: Record, repeats: int) -> None:
     """The phases of the default job, and its start beside a bare import of TensorFlow."""
     for turn in range(1, repeats + 1):
-        bare = timed([sys.executable, "-c", "import tensorflow"]).seconds
+        bare = timed([sys.executable, "-c", _IMPORT]).seconds
         record.run(turn=turn, import_tensorflow=bare, **train().metrics["seconds"])
     phases = list(record.runs[0])[2:]
     for phase in phases:

@@ -26,6 +26,10 @@ sys.exit(int("fail" in sys.argv))
 """
 
 
+# What a run does until its first loop is done.
+BEFORE = ["imports", "data", "devices", "model", "pipeline", "graph", "summaries", "first_loop"]
+
+
 def benchmark(*arguments: str, data: pathlib.Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, SCRIPT, *arguments],
@@ -53,13 +57,13 @@ def test_results_are_means_over_the_seeds_in_the_table_and_in_the_file(
 ):
     path = tmp_path / "new/found.json"
     flags = [f"--flag={flag}" for flag in runs.FLAGS]
-    done = benchmark("results", "--epochs=1", "--seeds=2", f"--json={path}", *flags, data=tiny_dir)
+    done = benchmark("results", "--epochs=1", "--seeds=3", f"--json={path}", *flags, data=tiny_dir)
 
     assert done.returncode == 0, done.stderr
     found = json.loads(path.read_text())
     accuracies = [run["test_accuracy"] for run in found["runs"]]
     (row,) = found["table"]
-    assert [run["seed"] for run in found["runs"]] == [1, 2]
+    assert [run["seed"] for run in found["runs"]] == [1, 2, 3]
     assert row["test_accuracy"] == statistics.mean(accuracies)
     assert row["standard_deviation"] == statistics.stdev(accuracies)
     assert row["peak_bytes"] > 1e8  # TensorFlow alone takes more
@@ -69,6 +73,23 @@ def test_results_are_means_over_the_seeds_in_the_table_and_in_the_file(
     assert shown["test accuracy"] == f"{statistics.mean(accuracies):.2%}"
     assert shown["model"] == "mlp"
     assert done.stdout.splitlines()[-1].endswith("found.json")
+
+
+def test_start_compares_with_a_bare_import(mnist_dir: pathlib.Path, tmp_path: pathlib.Path):
+    path = tmp_path / "found.json"
+    done = benchmark("start", "--repeats=1", f"--json={path}", data=mnist_dir)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    (run,) = json.loads(path.read_text())["runs"]
+    shown = {row[0]: row[1:] for row in table(done.stdout)}
+    assert shown["graph"] == [f"{run['graph']:.2f} s"]
+    bare = run["import_tensorflow"]
+    assert shown["import tensorflow, and nothing else"] == [f"{bare:.2f} s", "1.00"]
+    compiled = sum(seconds for phase, seconds in list(run.items())[2:] if phase in BEFORE)
+    assert shown["the first loop is compiled and done"] == [
+        f"{compiled:.2f} s",
+        f"{compiled / bare:.2f}",
+    ]
 
 
 def test_the_file_says_where_and_with_what_it_was_measured(
