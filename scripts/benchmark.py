@@ -603,15 +603,16 @@ def _write_npz(directory: pathlib.Path, mnist: Dataset, examples: int) -> None:
     )
 
 
-# Without its remarks.
+# Nothing but the import, and that without TensorFlow's remarks.
 _IMPORT = "import os; os.dup2(os.open(os.devnull, os.O_WRONLY), 2); import tensorflow"
 
 
 def start(record: Record, repeats: int) -> None:
     """The phases of the default job, and its start beside a bare import of TensorFlow."""
     for turn in range(1, repeats + 1):
+        seconds = train().metrics["seconds"]  # first, because it says why where it cannot import
         bare = timed([sys.executable, "-c", _IMPORT]).seconds
-        record.run(turn=turn, import_tensorflow=bare, **train().metrics["seconds"])
+        record.run(turn=turn, import_tensorflow=bare, **seconds)
     phases = list(record.runs[0])[2:]
     for phase in phases:
         record.row(phase=phase, seconds=_median(record.runs, phase))

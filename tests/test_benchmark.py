@@ -84,6 +84,7 @@ def test_start_compares_with_a_bare_import(mnist_dir: pathlib.Path, tmp_path: pa
     shown = {row[0]: row[1:] for row in table(done.stdout)}
     assert shown["graph"] == [f"{run['graph']:.2f} s"]
     bare = run["import_tensorflow"]
+    assert bare > 0.3  # it takes longer, and Python alone a tenth of that
     assert shown["import tensorflow, and nothing else"] == [f"{bare:.2f} s", "1.00"]
     compiled = sum(seconds for phase, seconds in list(run.items())[2:] if phase in BEFORE)
     assert shown["the first loop is compiled and done"] == [
@@ -98,7 +99,7 @@ def test_the_file_says_where_and_with_what_it_was_measured(
     path = tmp_path / "found.json"
     done = benchmark("floor", f"--json={path}", data=tiny_dir)
 
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(path.read_text())
     assert found["arguments"] == ["floor", f"--json={path}"]
     assert found["machine"]["processor"]
@@ -142,6 +143,36 @@ def test_jobs_take_turns(mnist_dir: pathlib.Path, tmp_path: pathlib.Path, peer: 
     assert ours["time_ratio"] == 1
     assert its["time_ratio"] == pytest.approx(ours["wall_seconds"] / its["wall_seconds"])
     assert its["peak_bytes"] < ours["peak_bytes"]
+
+
+def test_target_is_the_shortest_schedule_whose_mean_is_good_enough(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path, peer: str
+):
+    path = tmp_path / "found.json"
+    flags = ["--flag=--validation_examples=100", "--flag=--batch_size=20"]
+    done = benchmark(
+        "target",
+        *("--model=mlp", "--accuracy=0.4", "--seeds=2", f"--json={path}", *flags),
+        f"--peer=other={peer}",
+        data=tiny_dir,
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(path.read_text())
+    ours = [run for run in found["runs"] if run["program"] == "mlp"]
+    means = [
+        statistics.mean(run["test_accuracy"] for run in ours if run["epochs"] == epochs)
+        for epochs in range(1, ours[-1]["epochs"] + 1)
+    ]
+    assert means[-1] >= 0.4 > max(means[:-1])
+    last = ours[-2:]
+    assert [run["seed"] for run in last] == [1, 2]
+    row, its = found["table"]
+    assert (row["epochs"], row["test_accuracy"]) == (len(means), means[-1])
+    assert row["train_seconds"] == statistics.median(run["train_seconds"] for run in last)
+    assert [run["program"] for run in found["runs"]] == ["mlp", "other"] * len(ours)
+    assert its["train_seconds"] == 2.0  # its first epoch
+    assert its["time_ratio"] == row["train_seconds"] / 2.0
 
 
 def test_a_peer_that_fails_is_named_and_what_was_measured_before_is_kept(
