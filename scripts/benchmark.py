@@ -135,7 +135,8 @@ def _line(cells: Iterator[str]) -> str:
 
 def machine() -> dict[str, Any]:
     """Returns where this was measured and with what, for the JSON file."""
-    from trainer import plan, runtime
+    from trainer import plan
+    from trainer.process import startup
 
     names, flags = {}, set()
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
@@ -145,7 +146,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": names.get("model name") or platform.processor() or platform.machine(),
         "instructions": [name for name in wide if name in flags],
-        "cores": runtime.available_cpus(),
+        "cores": startup.available_cpus(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpus": _output("nvidia-smi", "--list-gpus").splitlines(),
         "versions": plan.versions(),
@@ -468,10 +469,10 @@ def _floor(model: str, precision: str) -> float:
 
 def floor(record: Record) -> None:
     """The rate of large matrix products, and what each model takes of them for a digit."""
-    from trainer import runtime
+    from trainer.process import startup
 
-    tf = runtime.import_tensorflow()  # without its remarks
-    from trainer import models
+    tf = startup.import_tensorflow()  # without its remarks
+    from trainer.model import networks
 
     for precision in ("float32", "bfloat16"):
         square = tf.cast(tf.random.uniform((2048, 2048)), precision)
@@ -482,8 +483,8 @@ def floor(record: Record) -> None:
             times.append(time.perf_counter() - started)
         rate = 2 * 2048**3 / min(times)
         record.row(**record.run(precision=precision, operations_per_second=rate))
-    for model in models.MODELS:
-        count = operations(models.build(model))
+    for model in networks.MODELS:
+        count = operations(networks.build(model))
         record.row(**record.run(model=model, operations_per_digit=count))
 
 
@@ -494,7 +495,7 @@ def operations(model: keras.Model) -> int:
     the gradient of the pixels, which nobody needs.
 
     Args:
-      model: from `models.build`, not for XLA, whose first convolution takes more.
+      model: from `networks.build`, not for XLA, whose first convolution takes more.
     """
     count = 0
     for layer in model.layers:
@@ -629,11 +630,12 @@ def start(record: Record, repeats: int) -> None:
 
 def pipeline(record: Record) -> None:
     """What the input pipeline alone delivers, with each augmentation."""
-    from trainer import data, runtime
+    from trainer import data
+    from trainer.process import startup
 
-    runtime.import_tensorflow()  # without its remarks
-    from trainer import pipeline as of_trainer
-    from trainer.recipes import AUGMENTATIONS
+    startup.import_tensorflow()  # without its remarks
+    from trainer.data import pipeline as of_trainer
+    from trainer.model.recipes import AUGMENTATIONS
 
     mnist = data.load("mnist")
     for augment in AUGMENTATIONS:
@@ -683,7 +685,7 @@ def workers(
 ) -> None:
     """The weak scaling of several workers, each on a core, with a batch for each (Linux)."""
     from trainer import data
-    from trainer.recipes import RECIPES
+    from trainer.model.recipes import RECIPES
 
     mnist = data.load("mnist")
     found: dict[int, list[dict]] = {count: [] for count in counts}

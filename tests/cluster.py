@@ -109,7 +109,7 @@ class Workers:
 
 def steps(directory: pathlib.Path) -> list[int]:
     """Returns the steps of the checkpoints of a run, newest first."""
-    from trainer.run_directory import checkpoint_steps
+    from trainer.run.directory import checkpoint_steps
 
     return checkpoint_steps(str(directory))
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trainer.data.published import FILE_NAMES, File, Published
+from trainer.data.catalog import FILE_NAMES, File, Published
 
 NOT_A_FILE = b"<html>Log in to this network first</html>"
 
@@ -54,7 +54,7 @@ def write(directory: pathlib.Path, files: dict[str, bytes]) -> pathlib.Path:
 
 
 def publish(files: dict[str, bytes], mirrors: list[str]) -> Published:
-    """Returns what `trainer.data.published` would say of such files."""
+    """Returns what `trainer.data.catalog` would say of such files."""
     return Published(
         title="MNIST",
         files=tuple(

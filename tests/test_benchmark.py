@@ -12,7 +12,7 @@ import sys
 import pytest
 import runs
 
-from trainer import models
+from trainer.model import networks
 
 SCRIPT = runs.ROOT / "scripts/benchmark.py"
 
@@ -211,12 +211,12 @@ def test_a_wrong_command_line_is_refused_before_anything_runs(
 def test_the_floor_counts_every_product_of_a_step():
     operations = runpy.run_path(str(SCRIPT))["operations"]
     dense = 784 * 128
-    assert operations(models.build("mlp")) == 2 * (2 * dense + 3 * 128 * 10)
+    assert operations(networks.build("mlp")) == 2 * (2 * dense + 3 * 128 * 10)
     # Height x width of what a convolution gives, times its kernel.
     first = 28 * 28 * (5 * 5 * 1 * 16)
     rest = 12 * 12 * (3 * 3 * 16 * 48) + 6 * 6 * (3 * 3 * 48 * 96) + 3 * 3 * 96 * 128 + 128 * 10
-    assert operations(models.build("cnn")) == 2 * (2 * first + 3 * rest)
+    assert operations(networks.build("cnn")) == 2 * (2 * first + 3 * rest)
     first = 28 * 28 * (5 * 5 * 1 * 24)
     rest = 12 * 12 * 9 * (24 * 48 + 48 * 48) + 6 * 6 * 9 * (48 * 96 + 96 * 96)
     rest += 3 * 3 * 96 * 192 + 192 * 10
-    assert operations(models.build("convnet")) == 2 * 2 * (2 * first + 3 * rest)
+    assert operations(networks.build("convnet")) == 2 * 2 * (2 * first + 3 * rest)

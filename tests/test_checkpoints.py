@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import storage
-from trainer.checkpoints import Checkpoints, Progress, is_whole
+from trainer.run import files
+from trainer.run.checkpoints import Checkpoints, Progress, is_whole
 
 ROW = {"epoch": 1, "train_loss": 0.1 + 0.2, "validation_loss": None}
 
@@ -125,13 +125,13 @@ def test_a_process_that_dies_while_dropping_leaves_no_index_without_data(
     place: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(place, [10, 20], keep=2)
-    remove = storage.remove
+    remove = files.remove
 
     def die(path: str) -> None:
         remove(path)
         raise InterruptedError
 
-    monkeypatch.setattr(storage, "remove", die)
+    monkeypatch.setattr(files, "remove", die)
     with pytest.raises(InterruptedError):
         save(place, [30], keep=2)
     assert (place / "step-10.data-00000-of-00001").exists()

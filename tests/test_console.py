@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from trainer.console import Console, counted
+from trainer.process.console import Console, counted
 
 
 def said_on_a_terminal(*, encoding: str = "utf-8", columns: int = 80) -> str:

@@ -16,7 +16,7 @@ from data_mirror import closed_port, digits, gz_files, idx_bytes, mirrors, publi
 
 import trainer.data
 from trainer.data import __main__ as command
-from trainer.data.published import FILE_NAMES
+from trainer.data.catalog import FILE_NAMES
 from trainer.errors import DataError, UsageError
 
 OFFLINE = {"mnist": publish(gz_files(digits(0)), [closed_port()])}

@@ -12,15 +12,15 @@ import pytest
 import runs
 import tensorflow as tf
 
-from trainer import distribution
-from trainer.config import Config
-from trainer.distribution import (
+from trainer.cluster import devices as distribution
+from trainer.cluster.devices import (
     Cluster,
     Devices,
     check,
     cluster_from_environment,
     cpu_has_bfloat16,
 )
+from trainer.config import Config
 from trainer.errors import UsageError
 
 INDEXED_JOB = {
@@ -128,10 +128,10 @@ def test_devices_are_set_up_as_asked_for() -> None:
     """In a process of its own, because TensorFlow's devices are settled once."""
     program = """
         import json
-        from trainer import distribution
+        from trainer.cluster import devices as distribution
         from trainer.config import Config
-        from trainer.distribution import Cluster
-        from trainer.runtime import available_cpus, import_tensorflow
+        from trainer.cluster.devices import Cluster
+        from trainer.process.startup import available_cpus, import_tensorflow
 
         tf = import_tensorflow()
         devices = distribution.set_up(Config(virtual_devices=4, batch_size=32), Cluster())
@@ -207,7 +207,7 @@ def test_workers_share_the_replicas_in_their_order() -> None:
     class Strategy:
         num_replicas_in_sync = 6
 
-    from trainer.distribution import Devices
+    from trainer.cluster.devices import Devices
 
     cluster = Cluster(("a:1", "b:1", "c:1"), 1)
     devices = Devices(Strategy(), "multi_worker", "CPU", "/CPU:0", cluster)

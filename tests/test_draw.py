@@ -21,7 +21,7 @@ import runs
 from PIL import Image, ImageDraw
 
 from trainer import data, draw
-from trainer.images import find_digit
+from trainer.picture.digits import find_digit
 
 SEVEN = [(0.25, 0.22), (0.5, 0.2), (0.75, 0.21), (0.6, 0.5), (0.45, 0.82)]
 ONE = [(0.5, 0.2), (0.5, 0.8)]

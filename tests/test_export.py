@@ -16,7 +16,8 @@ import pytest
 import runs
 import tensorflow as tf
 
-from trainer import export, models
+from trainer.model import networks
+from trainer.results import export
 
 IMAGES = runs.tiny_arrays()[2]
 
@@ -74,7 +75,7 @@ def test_a_script_with_nothing_but_tensorflow_reads_the_reported_accuracy(
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
-    return models.build("mlp", seed=3)
+    return networks.build("mlp", seed=3)
 
 
 def probabilities(model: keras.Model) -> np.ndarray:
@@ -135,7 +136,7 @@ def test_files_of_other_kinds_and_sizes_are_answered(
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_is_published_as_well(precision: str, tmp_path: pathlib.Path) -> None:
-    model = models.build("cnn", precision=precision, seed=3)
+    model = networks.build("cnn", precision=precision, seed=3)
     path = publish(model, tmp_path, probabilities(model), precision=precision)
     signature = tf.saved_model.load(path).signatures["serving_default"]
     for digits in (IMAGES[:3], IMAGES[:0]):

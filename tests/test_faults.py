@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import runs
 import tensorflow as tf
-from faults import bench, promises, rot, table
+from faults import bench, rot, table
 
-from trainer import checkpoints, storage
+from trainer.cluster.devices import Cluster, Devices
 from trainer.config import Config
-from trainer.distribution import Cluster, Devices
-from trainer.training import Trainer
+from trainer.model.trainer import Trainer
+from trainer.run import checkpoints, files
 
 FLIPS = 60
 
@@ -32,12 +32,6 @@ SECRETS = {
         ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "PASSWORD", "SECRET", "WANDB_API_KEY")
     )
 }
-
-
-@pytest.mark.parametrize("promise", promises.PROMISES, ids=lambda promise: promise.promise)
-def test_each_promise_can_be_broken_as_it_says(promise: promises.Promise) -> None:
-    sound = (promises.ROOT / "trainer" / promise.file).read_text()
-    assert sound.count(promise.old) == 1
 
 
 def test_a_run_whose_disk_is_full_says_so_and_ends_as_if_nothing_had_happened(
@@ -76,11 +70,11 @@ def test_errors_of_a_directory_are_told_and_no_others(tmp_path: pathlib.Path) ->
     with pytest.raises(tf.errors.OpError) as unread:
         tf.io.gfile.GFile(f"{tmp_path}/none/file").read()
     for error in (full, missing, unread):
-        told = storage.failure(error.value, str(tmp_path))
+        told = files.failure(error.value, str(tmp_path))
         assert re.match(f"cannot write in {tmp_path}: No s[a-z ]*; mend that", str(told))
         assert told.exit_code == 1
     elsewhere = (missing.value, unread.value, OSError(errno.ECONNREFUSED, "refused"))
-    assert [storage.failure(error, "/another") for error in elsewhere] == [None] * 3
+    assert [files.failure(error, "/another") for error in elsewhere] == [None] * 3
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +155,7 @@ def test_no_file_takes_the_place_of_a_standard_stream_that_was_closed(
 ) -> None:
     """Else what TensorFlow logs would go into it."""
     program = (
-        "import os, sys; from trainer.runtime import fill_standard_streams;"
+        "import os, sys; from trainer.process.startup import fill_standard_streams;"
         "fill_standard_streams(); print('unseen'); print('unseen', file=sys.stderr);"
         "os._exit(open(os.devnull).fileno())"
     )

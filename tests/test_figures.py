@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from trainer import charts, figures
+from trainer.results import charts, figures
 
 
 def picture(

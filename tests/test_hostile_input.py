@@ -15,10 +15,11 @@ from faults import mutants, table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainer import distribution, entry
+from trainer.cluster import devices as distribution
 from trainer.config import Config
 from trainer.data import idx
 from trainer.errors import DataError, UsageError
+from trainer.process import command_line
 
 MUTANTS = 100
 
@@ -92,6 +93,6 @@ def test_no_recorded_value_breaks_the_comparison_with_a_run(name: str, value: ob
 @EXAMPLES
 @given(text=st.text())
 def test_any_text_is_printed_on_one_line_and_moves_no_cursor(text: str) -> None:
-    shown = entry.printable(text)
+    shown = command_line.printable(text)
     assert len(shown.splitlines()) <= 1
     assert "\x1b" not in shown

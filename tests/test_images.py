@@ -1,4 +1,4 @@
-"""`trainer.images`: pictures of all kinds come out as the digit MNIST would hold, bad files as
+"""`trainer.picture.digits`: pictures come out as the digit MNIST would hold, bad files as
 one-line errors.
 """
 
@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from trainer import images
 from trainer.errors import DataError
+from trainer.picture import digits
 
 
 def drawn(stroke: int = 34, size: int = 280) -> np.ndarray:
@@ -30,7 +30,7 @@ def drawn(stroke: int = 34, size: int = 280) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def digit() -> np.ndarray:
-    return images.find_digit(drawn())
+    return digits.find_digit(drawn())
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> bool:
@@ -75,7 +75,7 @@ def test_the_digit_is_20_pixels_long_with_its_centre_of_mass_at_pixel_14(digit):
 
 
 def test_a_picture_that_is_already_as_mnist_has_it_comes_through_unchanged(digit):
-    assert np.abs(images.find_digit(digit).astype(int) - digit).max() <= 3
+    assert np.abs(digits.find_digit(digit).astype(int) - digit).max() <= 3
 
 
 SHEET = np.pad(drawn(size=140), ((300, 160), (20, 640)))
@@ -102,23 +102,23 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_digit_is_found_in(case, digit):
-    assert alike(images.find_digit(images.read_gray(CASES[case]())), digit)
+    assert alike(digits.find_digit(digits.read_gray(CASES[case]())), digit)
 
 
 def test_a_fine_pens_strokes_come_out_as_wide_as_mnists():
-    fine = images.find_digit(255 - drawn(stroke=5))
-    assert 2 <= images._stroke_width(fine) <= 3  # the middle half of MNIST's digits
-    assert alike(fine, images.find_digit(drawn(stroke=16)))
+    fine = digits.find_digit(255 - drawn(stroke=5))
+    assert 2 <= digits._stroke_width(fine) <= 3  # the middle half of MNIST's digits
+    assert alike(fine, digits.find_digit(drawn(stroke=16)))
 
 
 def test_specks_are_dropped_and_a_detached_bar_is_kept(digit):
     dirty = drawn().copy()
     dirty[8:12, 8:12] = dirty[262:266, 20:24] = 255
     dirty.flat[np.random.default_rng(1).choice(dirty.size, 300)] = 255
-    assert alike(images.find_digit(dirty), digit)
+    assert alike(digits.find_digit(dirty), digit)
     without_bar = drawn().copy()
     without_bar[:70, 140:] = 0
-    assert not alike(images.find_digit(without_bar), digit)
+    assert not alike(digits.find_digit(without_bar), digit)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -134,7 +134,7 @@ def test_exif_orientation_is_undone(orientation, digit):
         picture = picture.transpose(Image.Transpose[flips[orientation]])
     exif = Image.Exif()
     exif[0x0112] = orientation
-    assert alike(images.find_digit(images.read_gray(encoded(picture, "JPEG", exif=exif))), digit)
+    assert alike(digits.find_digit(digits.read_gray(encoded(picture, "JPEG", exif=exif))), digit)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (28, 28), (600, 800)])
@@ -145,7 +145,7 @@ def test_blank_pictures_show_no_digit(shape):
         on_paper(np.zeros(shape)),
     ):
         with pytest.raises(DataError, match="shows no digit"):
-            images.find_digit(blank)
+            digits.find_digit(blank)
 
 
 def test_a_picture_too_large_is_refused_by_its_header_alone():
@@ -158,7 +158,7 @@ def test_a_picture_too_large_is_refused_by_its_header_alone():
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"never decoded")
     for content in (bomb, bomb.replace(header, struct.pack(">II", 2**30, 2**30) + header[8:])):
         with pytest.raises(DataError, match=r"has more than 64,000,000 pixels|is not a PNG"):
-            images.read_gray(io.BytesIO(content))
+            digits.read_gray(io.BytesIO(content))
 
 
 def test_files_that_are_no_readable_image_are_refused_with_the_reason(tmp_path):
@@ -180,7 +180,7 @@ def test_files_that_are_no_readable_image_are_refused_with_the_reason(tmp_path):
     }
     for name, reason in reasons.items():
         with pytest.raises(DataError, match=reason) as caught:
-            images.read_digit(os.path.join(tmp_path, name))
+            digits.read_digit(os.path.join(tmp_path, name))
         assert "\n" not in str(caught.value)
 
 
@@ -194,4 +194,4 @@ def test_damage_anywhere_in_a_file_is_an_error_or_a_digit_but_never_another_exce
             content = np.frombuffer(good, np.uint8).copy()
             content[random.integers(len(content), size=3)] = random.integers(256, size=3)
             with contextlib.suppress(DataError):
-                images.find_digit(images.read_gray(io.BytesIO(content.tobytes())))
+                digits.find_digit(digits.read_gray(io.BytesIO(content.tobytes())))

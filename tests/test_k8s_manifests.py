@@ -13,7 +13,8 @@ import tempfile
 
 import pytest
 
-from trainer import distribution, errors, task
+from trainer import errors, task
+from trainer.cluster import devices as distribution
 
 yaml = pytest.importorskip("yaml", reason="needs PyYAML")
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")

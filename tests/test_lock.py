@@ -15,12 +15,12 @@ from collections.abc import Iterator
 import pytest
 import runs
 
-from trainer import lock
 from trainer.errors import UsageError
+from trainer.run import lock
 
 HOLD = """
 import signal, sys
-from trainer import lock
+from trainer.run import lock
 with lock.held(sys.argv[1]):
     print("held", flush=True)
     signal.pause()

@@ -25,9 +25,9 @@ from cluster import free_addresses
 # Meets, says so, then does what it is told on standard input.
 WORKER = textwrap.dedent("""
     import json, os, sys
-    from trainer.distribution import Cluster
+    from trainer.cluster.devices import Cluster
     from trainer.errors import TrainerError
-    from trainer.peers import FinishedError, Peers
+    from trainer.cluster.rendezvous import FinishedError, Peers
 
     told = json.loads(sys.argv[1])
     peers = Peers(Cluster(tuple(told["workers"]), told["index"]), silence_s=told["silence_s"])

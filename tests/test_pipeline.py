@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer import pipeline
+from trainer.data import pipeline
 
 EXAMPLES, BATCH = 50, 12
 

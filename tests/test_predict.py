@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw
 
 from trainer import predict
 from trainer.errors import UsageError
-from trainer.images import find_digit
-from trainer.runtime import import_tensorflow
+from trainer.picture.digits import find_digit
+from trainer.process.startup import import_tensorflow
 
 ROOT = pathlib.Path(__file__).parent.parent
 

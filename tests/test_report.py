@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import runs
 
-from trainer import charts, report
+from trainer.results import charts, report
 
 NAMES = set(report.CAPTIONS)
 MOST_BYTES = 150_000  # of a figure; a page of all of them is mailed

@@ -11,10 +11,10 @@ import conftest
 import pytest
 import runs
 
-from trainer import run_directory
 from trainer.config import Config
 from trainer.errors import UsageError
-from trainer.run_directory import Recorded
+from trainer.run import directory as run_directory
+from trainer.run.directory import Recorded
 
 SHA256 = {"train_images": "a", "train_labels": "b"}
 

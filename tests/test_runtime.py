@@ -13,7 +13,7 @@ import pytest
 import runs
 
 from trainer.errors import Interrupted
-from trainer.runtime import StopSignals, as_typed, available_cpus
+from trainer.process.startup import StopSignals, as_typed, available_cpus
 
 
 def cpus(root: pathlib.Path, cgroup: str, files: dict[str, str]) -> int:
@@ -137,7 +137,7 @@ def python(program: str) -> subprocess.CompletedProcess:
 def test_a_second_ctrl_c_leaves_at_once_whatever_is_going_on(first: str) -> None:
     done = python(f"""
         import signal
-        from trainer.runtime import StopSignals
+        from trainer.process.startup import StopSignals
         with StopSignals() as stop, stop.deferred():
             signal.raise_signal(signal.{first})
             print("still here", flush=True)
@@ -153,7 +153,7 @@ def test_a_second_ctrl_c_leaves_at_once_during_a_long_call_outside_python(
 ) -> None:
     program = """
         import hashlib
-        from trainer.runtime import StopSignals
+        from trainer.process.startup import StopSignals
         with StopSignals() as stop, stop.deferred():
             print("ready", flush=True)
             hashlib.pbkdf2_hmac("sha256", b"", b"", 2**30)  # minutes
@@ -230,7 +230,7 @@ def test_a_program_that_the_environment_lacks_is_named_all_the_same(
 def test_tensorflow_is_imported_without_a_word() -> None:
     done = python("""
         import sys
-        from trainer.runtime import import_tensorflow
+        from trainer.process.startup import import_tensorflow
         assert import_tensorflow() is import_tensorflow() is sys.modules["tensorflow"]
         print("heard", file=sys.stderr)
     """)
@@ -240,7 +240,7 @@ def test_tensorflow_is_imported_without_a_word() -> None:
 def test_after_the_import_python_looks_for_garbage_again_but_not_in_tensorflow() -> None:
     done = python("""
         import gc
-        from trainer.runtime import import_tensorflow
+        from trainer.process.startup import import_tensorflow
         import_tensorflow()
         print(gc.isenabled(), gc.get_freeze_count() > 100_000)
     """)
@@ -250,7 +250,7 @@ def test_after_the_import_python_looks_for_garbage_again_but_not_in_tensorflow()
 def test_what_is_held_back_is_shown_if_the_import_fails() -> None:
     done = python("""
         import os
-        from trainer.runtime import quiet_stderr
+        from trainer.process.startup import quiet_stderr
         with quiet_stderr():
             os.write(2, b"native words\\n")
             raise ImportError("no such library")
@@ -263,17 +263,17 @@ def test_what_is_held_back_is_shown_if_the_import_fails() -> None:
 def test_a_signal_that_an_import_takes_for_something_else_is_still_one() -> None:
     done = python("""
         import os, signal, sys
-        from trainer import entry, runtime
+        from trainer.process import command_line, startup
 
         def run(argv):
-            with runtime.StopSignals(), runtime.quiet_stderr():
+            with startup.StopSignals(), startup.quiet_stderr():
                 os.write(2, b"native words\\n")
                 try:
                     signal.raise_signal(signal.SIGTERM)
                 except Exception as error:
                     raise TypeError("unsupported callable") from error
 
-        sys.exit(entry.main(run))
+        sys.exit(command_line.main(run))
     """)
     assert done.returncode == 143
     assert done.stderr.startswith("stopped by SIGTERM")
@@ -283,7 +283,7 @@ def test_a_signal_that_an_import_takes_for_something_else_is_still_one() -> None
 def test_standard_error_that_is_closed_is_no_error() -> None:
     done = python("""
         import os
-        from trainer.runtime import quiet_stderr
+        from trainer.process.startup import quiet_stderr
         os.close(2)
         with quiet_stderr():
             print("fine")
@@ -295,7 +295,7 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
     """Each page that a process gets anew is a fault, which `getrusage` counts."""
     script = """
         import ctypes, resource
-        from trainer.runtime import keep_freed_memory
+        from trainer.process.startup import keep_freed_memory
         libc, size = ctypes.CDLL(None), 64 << 20
         if not hasattr(libc, "mallopt"):
             raise SystemExit("no mallopt")

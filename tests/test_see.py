@@ -17,9 +17,10 @@ import pytest
 import runs
 import tensorflow as tf
 
-from trainer import board, pipeline
 from trainer.config import Config
-from trainer.summaries import Summaries
+from trainer.data import pipeline
+from trainer.results import tensorboard
+from trainer.results.event_files import Summaries
 
 PARTS = ("train", "validation", "test")
 KERNELS = [f"mlp/{layer}/{kind}" for layer in ("hidden", "logits") for kind in ("kernel", "bias")]
@@ -91,7 +92,7 @@ def test_the_first_digits_are_shown_as_they_are_trained_on(augment: str, replica
     superbatch = (shares[0] if replicas == 1 else types.SimpleNamespace(values=shares), None)
     shown = {}
     summaries = types.SimpleNamespace(digits=lambda *args: shown.update({args[1]: args[2]}))
-    board.input_digits(types.SimpleNamespace(summaries=summaries), superbatch)
+    tensorboard.input_digits(types.SimpleNamespace(summaries=summaries), superbatch)
     np.testing.assert_array_equal(shown["input_digits"], trained)
 
 
@@ -125,7 +126,7 @@ def test_pictures_show_what_was_answered(tmp_path: pathlib.Path) -> None:
         dataset=types.SimpleNamespace(train_images=images, train_labels=labels),
         summaries=Summaries(str(tmp_path), -1),
     )
-    board.validated(run, logits, 0.5, 0.95)
+    tensorboard.validated(run, logits, 0.5, 0.95)
     run.summaries.close()
     pictures = {
         value.tag: tf.io.decode_png(tf.make_ndarray(value.tensor)[2]).numpy().astype(int)
@@ -175,7 +176,7 @@ def test_each_digit_has_its_precision_recall_curve(address: str) -> None:
 
 def test_a_precision_recall_curve_counts_what_a_threshold_lets_through() -> None:
     positive = np.array([True, True, False, False])
-    true, false, rejected, missed, precision, recall = board.pr_curve(
+    true, false, rejected, missed, precision, recall = tensorboard.pr_curve(
         positive, np.array([0.9, 0.3, 0.6, 0.1])
     )
     at = [0, 20, 50, 80, 95]  # hundredths
@@ -218,7 +219,7 @@ def test_curves_that_belong_together_are_laid_out_together(address: str) -> None
         category["title"]: {chart["title"] for chart in category["chart"]}
         for category in layout["category"]
     }
-    assert titles == {category: set(charts) for category, charts in board.LAYOUT.items()}
+    assert titles == {category: set(charts) for category, charts in tensorboard.LAYOUT.items()}
     query = {"tag": "^loss$", "run": part("validation")}
     found = ask(address, "custom_scalars/scalars", **query)
     assert [step for _, step, _ in found["tag_to_events"]["loss"]] == [10, 20, 30]

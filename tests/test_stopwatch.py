@@ -9,7 +9,7 @@ import pytest
 import runs
 
 import trainer
-from trainer.stopwatch import Stopwatch
+from trainer.process.stopwatch import Stopwatch
 
 
 def test_every_moment_since_the_start_belongs_to_one_phase() -> None:

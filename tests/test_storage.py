@@ -11,71 +11,71 @@ import uuid
 import pytest
 import runs
 
-from trainer import storage
+from trainer.run import files
 
 
 @pytest.fixture(params=["local", "ram"])
 def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
     """An empty directory, as a local path and as one that only `tf.io.gfile` reads."""
     path = str(tmp_path / "run") if request.param == "local" else f"ram://{uuid.uuid4().hex}"
-    storage.make_directory(path)
+    files.make_directory(path)
     return path
 
 
 def test_what_is_written_is_read_back(place: str) -> None:
-    path = storage.join(place, "a.txt")
-    assert storage.read_text(path) is None
-    assert not storage.exists(path)
-    storage.write_text(path, "größer\n")
-    storage.write_text(path, "smaller\n")
-    assert storage.read_text(path) == "smaller\n"
-    assert storage.exists(path)
-    assert storage.names_in(place) == ["a.txt"]
+    path = files.join(place, "a.txt")
+    assert files.read_text(path) is None
+    assert not files.exists(path)
+    files.write_text(path, "größer\n")
+    files.write_text(path, "smaller\n")
+    assert files.read_text(path) == "smaller\n"
+    assert files.exists(path)
+    assert files.names_in(place) == ["a.txt"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(place: str) -> None:
-    path = storage.join(place, "a.txt")
-    storage.write_text(path, "old")
-    with pytest.raises(ZeroDivisionError), storage.replacing(path) as temporary:
-        storage.write_text(temporary, str(1 / 0))
-    assert storage.read_text(path) == "old"
-    assert storage.names_in(place) == ["a.txt"]
+    path = files.join(place, "a.txt")
+    files.write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as temporary:
+        files.write_text(temporary, str(1 / 0))
+    assert files.read_text(path) == "old"
+    assert files.names_in(place) == ["a.txt"]
 
 
 def test_a_whole_directory_takes_the_place_of_another(place: str) -> None:
-    path = storage.join(place, "10")
+    path = files.join(place, "10")
     for content in ("old", "new"):
-        with storage.replacing(path) as temporary:
-            storage.make_directory(temporary)
-            storage.make_directory(storage.join(temporary, "variables"))
-            storage.write_text(storage.join(temporary, "variables", content), content)
-    assert storage.names_in(path) == ["variables"]
-    assert storage.names_in(storage.join(path, "variables")) == ["new"]
-    assert storage.read_text(storage.join(path, "variables", "new")) == "new"
-    assert storage.names_in(place) == ["10"]
+        with files.replacing(path) as temporary:
+            files.make_directory(temporary)
+            files.make_directory(files.join(temporary, "variables"))
+            files.write_text(files.join(temporary, "variables", content), content)
+    assert files.names_in(path) == ["variables"]
+    assert files.names_in(files.join(path, "variables")) == ["new"]
+    assert files.read_text(files.join(path, "variables", "new")) == "new"
+    assert files.names_in(place) == ["10"]
 
 
 def test_names_in_a_directory_that_is_not_there_are_none(place: str) -> None:
-    assert storage.names_in(storage.join(place, "none")) == []
+    assert files.names_in(files.join(place, "none")) == []
 
 
 def test_remove_takes_files_and_directories(place: str) -> None:
-    storage.make_directory(storage.join(place, "full", "deep"))
-    storage.write_text(storage.join(place, "full", "deep", "file"), "x")
-    storage.write_text(storage.join(place, "file"), "x")
-    storage.remove(storage.join(place, "full"))
-    storage.remove(storage.join(place, "file"))
-    assert storage.names_in(place) == []
+    files.make_directory(files.join(place, "full", "deep"))
+    files.write_text(files.join(place, "full", "deep", "file"), "x")
+    files.write_text(files.join(place, "file"), "x")
+    files.remove(files.join(place, "full"))
+    files.remove(files.join(place, "file"))
+    assert files.names_in(place) == []
 
 
 def test_leftovers_are_removed_and_nothing_else(place: str) -> None:
     names = ["metrics.json", "x.partial-12345678-x", ".partial-123-x", "partial-12345678-x"]
     for name in names:
-        storage.write_text(storage.join(place, name), "mine")
-    storage.write_text(storage.join(place, ".partial-0123abcd-metrics.json"), "left")
-    storage.make_directory(storage.join(place, ".partial-89abcdef-30", "variables"))
-    storage.remove_leftovers(place)
-    assert storage.names_in(place) == sorted(names)
+        files.write_text(files.join(place, name), "mine")
+    files.write_text(files.join(place, ".partial-0123abcd-metrics.json"), "left")
+    files.make_directory(files.join(place, ".partial-89abcdef-30", "variables"))
+    files.remove_leftovers(place)
+    assert files.names_in(place) == sorted(names)
 
 
 def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: pathlib.Path) -> None:
@@ -83,14 +83,14 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: pathlib.
     path.write_text("old")
     program = (
         "import os, signal, sys; from trainer import storage\n"
-        "with storage.replacing(sys.argv[1]) as temporary:\n"
+        "with files.replacing(sys.argv[1]) as temporary:\n"
         "    open(temporary, 'w').write('half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, "-c", program, str(path)], cwd=runs.ROOT, check=False)
     assert path.read_text() == "old"
     assert len(os.listdir(tmp_path)) == 2
-    storage.remove_leftovers(str(tmp_path))
+    files.remove_leftovers(str(tmp_path))
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
@@ -98,5 +98,5 @@ def test_a_link_to_a_directory_is_removed_and_not_what_it_points_to(tmp_path: pa
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine").touch()
     (tmp_path / "link").symlink_to(tmp_path / "data")
-    storage.remove(str(tmp_path / "link"))
+    files.remove(str(tmp_path / "link"))
     assert os.listdir(tmp_path / "data") == ["mine"]

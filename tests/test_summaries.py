@@ -14,7 +14,7 @@ import pytest
 import runs
 import tensorflow as tf
 
-from trainer.summaries import Summaries, digit_grid, keep_events
+from trainer.results.event_files import Summaries, digit_grid, keep_events
 
 
 @pytest.fixture(scope="module")

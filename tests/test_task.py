@@ -14,8 +14,8 @@ import pytest
 import runs
 from data_mirror import digits, gz_files, write
 
-from trainer import run_directory
 from trainer.config import Config
+from trainer.run import directory as run_directory
 
 PEERS = {"worker": ["a:1", "b:2"]}
 

@@ -13,10 +13,12 @@ import pytest
 import runs
 import tensorflow as tf
 
-from trainer import models, pipeline, training
+from trainer.cluster.devices import Cluster, Devices
 from trainer.config import Config
-from trainer.distribution import Cluster, Devices
-from trainer.training import BETA_1, BETA_2, EPSILON, Trainer, evaluate
+from trainer.data import pipeline
+from trainer.model import networks
+from trainer.model import trainer as training
+from trainer.model.trainer import BETA_1, BETA_2, EPSILON, Trainer, evaluate
 
 TOTAL = 40
 
@@ -128,7 +130,7 @@ def test_each_network_of_a_committee_learns_alone_and_they_answer_from_five_plac
     given = {"weight_decay": 0.05, "label_smoothing": 0.2, "warmup": 0.1}
     together = trainer(config(model="convnet", **given))
     members = together.model.layers[-1].members
-    monkeypatch.setitem(models.MODELS, "cnn", (models.MODELS["convnet"][0], 1))
+    monkeypatch.setitem(networks.MODELS, "cnn", (networks.MODELS["convnet"][0], 1))
     alone = [trainer(config(model="cnn", **given)) for _ in members]
     for member, single in zip(members, alone, strict=True):
         single.model.set_weights(member.get_weights())

@@ -20,7 +20,7 @@ import runs
 from cluster import PATIENCE_S, Workers, steps, temporary_files, tf_config, wait_until
 from data_mirror import gz_files, write
 
-from trainer.distribution import cpu_has_bfloat16
+from trainer.cluster.devices import cpu_has_bfloat16
 
 # The same for 1, 2, 3 and 4 replicas: eleven steps an epoch.
 FLAGS = (*runs.FLAGS, "--batch_size=48")

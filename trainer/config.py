@@ -13,7 +13,7 @@ from typing import Any
 
 from trainer.data.names import DATASETS
 from trainer.errors import UsageError
-from trainer.recipes import AUGMENTATIONS, RECIPES
+from trainer.model.recipes import AUGMENTATIONS, RECIPES
 
 RECIPE = "the model's recipe"
 PRECISIONS = ("float32", "bfloat16", "float16")

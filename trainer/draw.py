@@ -24,8 +24,9 @@ from typing import Any
 
 from absl import flags
 
-from trainer import entry, predict
+from trainer import predict
 from trainer.errors import DataError, UsageError
+from trainer.process import command_line
 
 USAGE = "python -m trainer.draw --model_dir DIR [--port PORT]"
 PORT = 8028
@@ -81,7 +82,7 @@ def read_drawing(body: bytes, classify: Callable[[Any], tuple[Any, Any]]) -> dic
 
     Raises `DataError` if it is no such file or shows no digit.
     """
-    from trainer.images import find_digit, read_gray
+    from trainer.picture.digits import find_digit, read_gray
 
     seen = find_digit(read_gray(io.BytesIO(body), max_pixels=MAX_PIXELS))
     classes, probabilities = classify(seen[None])
@@ -276,7 +277,7 @@ def run(argv: Sequence[str]) -> int:
     """Serves the page as the command line `argv` says, until it is interrupted; returns the exit
     code.
     """
-    values = entry.flag_values()
+    values = command_line.flag_values()
     flags.DEFINE_string("model_dir", None, predict.MODEL_DIR, flag_values=values)
     flags.DEFINE_integer(
         "port",
@@ -286,7 +287,7 @@ def run(argv: Sequence[str]) -> int:
         upper_bound=65535,
         flag_values=values,
     )
-    words = entry.parse(
+    words = command_line.parse(
         argv,
         values,
         summary="Opens a local page to draw a digit on and see what an exported model reads.",
@@ -304,14 +305,17 @@ def run(argv: Sequence[str]) -> int:
 
         classify = predict.load_classifier(export)
         classify(np.zeros((1, 28, 28), np.uint8))  # the first call takes a hundred times as long
-        print(f"draw at {server.address} for {entry.printable(export)}; Ctrl-C ends it", flush=True)
+        print(
+            f"draw at {server.address} for {command_line.printable(export)}; Ctrl-C ends it",
+            flush=True,
+        )
         server.serve(classify)
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`run` with expected failures as one line on standard error; returns the exit code."""
-    return entry.main(run, argv)
+    return command_line.main(run, argv)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,19 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trainer import lock, plan, prepare, run_directory, runtime, storage
+from trainer import plan, prepare
+from trainer.cluster.devices import Cluster
+from trainer.cluster.rendezvous import FinishedError, Peers
 from trainer.config import Config
-from trainer.console import Console, counted
 from trainer.data import Dataset
-from trainer.distribution import Cluster
 from trainer.errors import UsageError
-from trainer.peers import FinishedError, Peers
 from trainer.plan import Plan
-from trainer.run_directory import Recorded
-from trainer.stopwatch import Stopwatch
+from trainer.process import startup
+from trainer.process.console import Console, counted
+from trainer.process.stopwatch import Stopwatch
+from trainer.run import directory as run_directory
+from trainer.run import files, lock
+from trainer.run.directory import Recorded
 
 if TYPE_CHECKING:
     from trainer.loop import Run
@@ -37,7 +40,7 @@ class _Process:
 
     peers: Peers
     console: Console
-    stop: runtime.StopSignals
+    stop: startup.StopSignals
     stopwatch: Stopwatch
 
 
@@ -46,7 +49,7 @@ def run(
     cluster: Cluster,
     *,
     console: Console,
-    stop: runtime.StopSignals,
+    stop: startup.StopSignals,
     dataset: Dataset | None = None,
 ) -> None:
     """Trains as `config` says, from wherever its directory stands, and leaves everything there.
@@ -69,7 +72,7 @@ def run(
     if len(cluster.workers) > 1:
         # A lost worker is reported once, by name, and not by every operation that it fails.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    runtime.keep_freed_memory()
+    startup.keep_freed_memory()
     peers, stopwatch = Peers(cluster, silence_s=config.peer_timeout_s), Stopwatch()
     try:
         config, cluster, dataset = prepare.prepare(
@@ -102,8 +105,8 @@ def _run_there(config: Config, cluster: Cluster, dataset: Dataset, process: _Pro
         _introduce(settled, dataset, process.console)
         process.stopwatch.lap("devices")
         _train_and_finish(settled, dataset, recorded, process)
-    except (OSError, runtime.import_tensorflow().errors.OpError) as error:
-        if unwritten := storage.failure(error, config.model_dir):
+    except (OSError, startup.import_tensorflow().errors.OpError) as error:
+        if unwritten := files.failure(error, config.model_dir):
             raise unwritten from error
         if isinstance(error, OSError) or len(cluster.workers) == 1:
             raise
@@ -131,9 +134,9 @@ def _train_and_finish(
     settled: Plan, dataset: Dataset, recorded: Recorded | None, process: _Process
 ) -> None:
     from trainer import loop
-    from trainer.checkpoints import Checkpoints, Progress
-    from trainer.summaries import Summaries
-    from trainer.training import Trainer
+    from trainer.model.trainer import Trainer
+    from trainer.results.event_files import Summaries
+    from trainer.run.checkpoints import Checkpoints, Progress
 
     config, is_chief = settled.config, settled.devices.cluster.is_chief
     peers, console, stop = process.peers, process.console, process.stop
@@ -145,7 +148,7 @@ def _train_and_finish(
         total_steps=settled.total_steps,
     )
     checkpoints = Checkpoints(
-        storage.join(config.model_dir, run_directory.CHECKPOINTS),
+        files.join(config.model_dir, run_directory.CHECKPOINTS),
         trainer.checkpoint_items(),
         keep=config.keep_checkpoints,
     )
@@ -167,7 +170,7 @@ def _train_and_finish(
         )
     summaries = None
     if is_chief:
-        directory = storage.join(config.model_dir, run_directory.TENSORBOARD)
+        directory = files.join(config.model_dir, run_directory.TENSORBOARD)
         summaries = Summaries(directory, -1 if progress is None else progress.step)
     run = loop.Run(
         plan=settled,
@@ -204,8 +207,9 @@ def finish(run: Run, resumed_from: int | None) -> None:
     """Touches the test set, once; then exports the model, draws the pictures, writes the result."""
     import tensorflow as tf
 
-    from trainer import board, charts, export, figures, models, report
-    from trainer.training import evaluate
+    from trainer.model import networks
+    from trainer.model.trainer import evaluate
+    from trainer.results import charts, export, figures, report, tensorboard
 
     settled, config, dataset, step = run.plan, run.plan.config, run.dataset, run.progress.step
     run.console.progress(1.0, "testing, exporting, drawing")
@@ -214,14 +218,14 @@ def finish(run: Run, resumed_from: int | None) -> None:
     probabilities = tf.nn.softmax(logits).numpy()
     loss, accuracy = evaluate(logits, dataset.test_labels)
     run.stopwatch.lap("test")
-    board.tested(run, probabilities, loss, accuracy)
+    tensorboard.tested(run, probabilities, loss, accuracy)
     run.stopwatch.lap("summaries")
 
-    copy = models.build(config.model, precision=settled.precision, seed=config.seed)
+    copy = networks.build(config.model, precision=settled.precision, seed=config.seed)
     copy.set_weights(run.trainer.model.get_weights())
     saved_model = export.publish(
         copy,
-        storage.join(config.model_dir, run_directory.SAVED_MODEL),
+        files.join(config.model_dir, run_directory.SAVED_MODEL),
         step,
         images=dataset.test_images,
         probabilities=probabilities,
@@ -235,7 +239,7 @@ def finish(run: Run, resumed_from: int | None) -> None:
         title=f"{config.model} reads {accuracy:.2%} of {len(dataset.test_labels):,}"
         f" {dataset.name} test digits right",
     )
-    storage.write_bytes(storage.join(config.model_dir, run_directory.PREDICTIONS), picture)
+    files.write_bytes(files.join(config.model_dir, run_directory.PREDICTIONS), picture)
     run.summaries.close()
     error = charts.calibration_error(dataset.test_labels, probabilities)
     metrics = _metrics(run, loss, accuracy, error, resumed_from)
@@ -310,6 +314,6 @@ def _say_where(run: Run, metrics: Mapping[str, Any], saved_model: str) -> None:
     say()
     say(f"Everything is in {where}: report.html, predictions.png, metrics.json, saved_model/")
     runs, where = shlex.quote(os.path.dirname(where) or where), shlex.quote(where)
-    tensorboard, python = runtime.as_typed("tensorboard"), runtime.as_typed("python")
+    tensorboard, python = startup.as_typed("tensorboard"), startup.as_typed("python")
     say(f"  see the curves   {tensorboard} --logdir {runs}")
     say(f"  read your own    {python} -m trainer.predict --model_dir {where} image.png")

@@ -9,16 +9,18 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer import board, pipeline, run_directory, storage
-from trainer.checkpoints import Checkpoints, Progress
-from trainer.console import Console
-from trainer.data import Dataset
+from trainer.data import Dataset, pipeline
 from trainer.errors import UsageError
+from trainer.model.trainer import LoopResult, Trainer, evaluate
 from trainer.plan import Plan
-from trainer.runtime import StopSignals
-from trainer.stopwatch import Stopwatch
-from trainer.summaries import Summaries
-from trainer.training import LoopResult, Trainer, evaluate
+from trainer.process.console import Console
+from trainer.process.startup import StopSignals
+from trainer.process.stopwatch import Stopwatch
+from trainer.results import tensorboard
+from trainer.results.event_files import Summaries
+from trainer.run import directory as run_directory
+from trainer.run import files
+from trainer.run.checkpoints import Checkpoints, Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,13 +75,13 @@ def _train(run: Run) -> bool:
         run.trainer.trace(batches.element_spec)
         progress.train_seconds += lap("graph")
     if run.summaries and progress.step == 0:
-        board.begin(run)
+        tensorboard.begin(run)
         lap("summaries")
     warm = False
     for superbatch, base, begin, end in _calls(run, batches):
         waited = lap("input" if warm else "pipeline")  # the first is prepared from nothing
         if run.summaries and progress.step == 0:
-            board.input_digits(run, superbatch)
+            tensorboard.input_digits(run, superbatch)
             lap("summaries")
         result = run.trainer.run(superbatch, base, begin, end)
         seconds = lap("training" if warm else "first_loop")
@@ -160,7 +162,7 @@ def _profiled(run: Run, profile: tuple[int, int] | None, step: int, end: int) ->
         yield
         return
     if step == profile[0] - 1:
-        directory = storage.join(run.plan.config.model_dir, run_directory.TENSORBOARD, "train")
+        directory = files.join(run.plan.config.model_dir, run_directory.TENSORBOARD, "train")
         tf.profiler.experimental.start(directory)
     yield
     if end == min(profile[1], run.plan.total_steps):
@@ -224,8 +226,8 @@ def _end_epoch(run: Run, epoch: int) -> None:
     if plan.config.validation_examples:
         logits = run.trainer.logits(images[plan.examples :])
         validation = evaluate(logits, labels[plan.examples :])
-        board.validated(run, logits, *validation)
-    board.epoch(run)
+        tensorboard.validated(run, logits, *validation)
+    tensorboard.epoch(run)
     progress.history.append(
         {
             "epoch": epoch,

@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import trainer
-from trainer import distribution, run_directory, runtime, storage
+from trainer.cluster import devices as distribution
+from trainer.cluster.devices import Cluster, Devices
 from trainer.config import Config
 from trainer.data import Dataset
-from trainer.distribution import Cluster, Devices
 from trainer.errors import UsageError
-from trainer.recipes import RECIPES
-from trainer.run_directory import Recorded
+from trainer.model.recipes import RECIPES
+from trainer.process import startup
+from trainer.run import directory as run_directory
+from trainer.run import files
+from trainer.run.directory import Recorded
 
 GPU_STEPS_PER_LOOP = 200
 
@@ -143,7 +146,7 @@ def record(plan: Plan, dataset: Dataset, settled: Mapping[str, Any] | None = Non
         "devices": plan.devices.kind,
         "replicas": plan.devices.replicas,
         "workers": len(plan.devices.cluster.workers),
-        "cpus": runtime.available_cpus(),
+        "cpus": startup.available_cpus(),
     }
     data = {"name": dataset.name, "source": dataset.source, "sha256": dict(dataset.sha256)}
     everything = {
@@ -153,17 +156,17 @@ def record(plan: Plan, dataset: Dataset, settled: Mapping[str, Any] | None = Non
         "versions": versions(),
     }
     try:
-        storage.make_directory(directory)
+        files.make_directory(directory)
         for name in (
             "",
             run_directory.SAVED_MODEL,
             run_directory.CHECKPOINTS,
             run_directory.FIGURES,
         ):
-            storage.remove_leftovers(storage.join(directory, name) if name else directory)
+            files.remove_leftovers(files.join(directory, name) if name else directory)
         run_directory.write_json(directory, run_directory.CONFIG, everything)
     except (OSError, tf.errors.OpError) as error:
-        if isinstance(error, OSError) and error.errno in storage.FULL:
+        if isinstance(error, OSError) and error.errno in files.FULL:
             raise
         raise UsageError(
             f"cannot write to --model_dir={directory}: {str(error).splitlines()[0]};"

@@ -13,8 +13,9 @@ from typing import Any
 
 from absl import flags
 
-from trainer import entry, runtime, storage
 from trainer.errors import DataError, UsageError
+from trainer.process import command_line, startup
+from trainer.run import files
 
 USAGE = "python -m trainer.predict --model_dir DIR image.png [more images] [--json]"
 MODEL_DIR = "directory of a finished run (its newest export is used) or of a SavedModel"
@@ -34,12 +35,12 @@ def find_export(model_dir: str) -> str:
     try:
         if _is_export(model_dir):
             return model_dir
-        versions = storage.join(model_dir, "saved_model")
-        steps = [name for name in storage.names_in(versions) if re.fullmatch("[0-9]+", name)]
+        versions = files.join(model_dir, "saved_model")
+        steps = [name for name in files.names_in(versions) if re.fullmatch("[0-9]+", name)]
         for step in sorted(steps, key=int, reverse=True):
-            if _is_export(storage.join(versions, step)):
-                return storage.join(versions, step)
-        found = "holds no exported model" if storage.exists(model_dir) else "does not exist"
+            if _is_export(files.join(versions, step)):
+                return files.join(versions, step)
+        found = "holds no exported model" if files.exists(model_dir) else "does not exist"
     except (
         Exception
     ) as error:  # tf.io.gfile's have TensorFlow's types, not imported for a local path
@@ -52,7 +53,7 @@ def find_export(model_dir: str) -> str:
 
 
 def _is_export(directory: str) -> bool:
-    return storage.exists(storage.join(directory, "saved_model.pb"))
+    return files.exists(files.join(directory, "saved_model.pb"))
 
 
 def load_classifier(export: str) -> Callable[[Any], tuple[Any, Any]]:
@@ -62,9 +63,9 @@ def load_classifier(export: str) -> Callable[[Any], tuple[Any, Any]]:
     These are the classes and their probabilities, as NumPy arrays. Raises `UsageError` if it is no
     such model.
     """
-    tf = runtime.import_tensorflow()
+    tf = startup.import_tensorflow()
     failure = ""
-    with runtime.quiet_stderr():
+    with startup.quiet_stderr():
         try:
             model = tf.saved_model.load(export)
             outputs = set(model.signatures[_SIGNATURE].structured_outputs)
@@ -97,7 +98,7 @@ def predictions(
     """
     import numpy as np
 
-    from trainer.images import read_digit
+    from trainer.picture.digits import read_digit
 
     classify = None
     for start in range(0, len(files), CHUNK):
@@ -127,14 +128,14 @@ def _row(prediction: dict, width: int) -> str:
         (digit for digit in range(10) if digit != prediction["digit"]), key=shares.__getitem__
     )
     return (
-        f"{entry.printable(prediction['file']):<{width}}  {prediction['digit']:>5}"
+        f"{command_line.printable(prediction['file']):<{width}}  {prediction['digit']:>5}"
         f"  {prediction['confidence']:>10.1%}"
         f"  {second:>6} {shares[second]:>6.1%}"
     )
 
 
 def _flags() -> flags.FlagValues:
-    values = entry.flag_values()
+    values = command_line.flag_values()
     flags.DEFINE_string("model_dir", None, MODEL_DIR, flag_values=values)
     flags.DEFINE_bool(
         "json",
@@ -150,7 +151,7 @@ def run(argv: Sequence[str]) -> int:
     the exit code.
     """
     values = _flags()
-    files = entry.parse(
+    files = command_line.parse(
         argv,
         values,
         summary="Reads the digits in PNG or JPEG files with an exported model.",
@@ -169,9 +170,9 @@ def run(argv: Sequence[str]) -> int:
     def refuse(file: str, error: DataError) -> None:
         nonlocal refused
         refused += 1
-        print(f"error: {entry.printable(file)}: {error}", file=sys.stderr)
+        print(f"error: {command_line.printable(file)}: {error}", file=sys.stderr)
 
-    width = max(len("file"), *(len(entry.printable(file)) for file in files))
+    width = max(len("file"), *(len(command_line.printable(file)) for file in files))
     for index, prediction in enumerate(predictions(files, export, refuse)):
         if not values.json and index == 0:
             print(f"{'file':<{width}}  digit  confidence  second choice")
@@ -181,7 +182,7 @@ def run(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`run` with expected failures as one line on standard error; returns the exit code."""
-    return entry.main(run, argv)
+    return command_line.main(run, argv)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from trainer import data, plan, run_directory, runtime, storage
+from trainer import data, plan
+from trainer.cluster.devices import Cluster
+from trainer.cluster.rendezvous import Peers
 from trainer.config import Config
-from trainer.console import Console
 from trainer.data import Dataset
-from trainer.distribution import Cluster
-from trainer.peers import Peers
-from trainer.stopwatch import Stopwatch
+from trainer.process import startup
+from trainer.process.console import Console
+from trainer.process.stopwatch import Stopwatch
+from trainer.run import directory as run_directory
+from trainer.run import files
 
 
 def prepare(
@@ -55,7 +58,7 @@ def prepare(
 
     preparing = _in_background(data_and_workers)
     try:
-        runtime.import_tensorflow()
+        startup.import_tensorflow()
         stopwatch.lap("imports")
         named, loaded, chief_may_finish = preparing.result()
         if len(cluster.workers) > 1 and chief_may_finish:
@@ -106,10 +109,10 @@ def _trained_to_the_end(config: Config, dataset: Dataset) -> bool:
 
 def only_finishing_is_left(config: Config, dataset: Dataset) -> bool:
     """Whether that checkpoint can also be read: else there are steps to train again."""
-    from trainer.checkpoints import is_whole
+    from trainer.run.checkpoints import is_whole
 
     if not _trained_to_the_end(config, dataset):
         return False
     step = run_directory.checkpoint_steps(config.model_dir)[0]
-    directory = storage.join(config.model_dir, run_directory.CHECKPOINTS)
-    return is_whole(storage.join(directory, f"{run_directory.CHECKPOINT_PREFIX}{step}"))
+    directory = files.join(config.model_dir, run_directory.CHECKPOINTS)
+    return is_whole(files.join(directory, f"{run_directory.CHECKPOINT_PREFIX}{step}"))

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from trainer import distribution, lock, run_directory, storage
+from trainer.cluster import devices as distribution
 from trainer.config import Config
-from trainer.console import Console
-from trainer.entry import refusal, told
 from trainer.errors import DataError, TrainerError, UsageError
-from trainer.runtime import StopSignals, fill_standard_streams
+from trainer.process.command_line import refusal, told
+from trainer.process.console import Console
+from trainer.process.startup import StopSignals, fill_standard_streams
+from trainer.run import directory as run_directory
+from trainer.run import files, lock
 
 USAGE = """\
 Train a network to read handwritten digits, and export it.
@@ -45,7 +47,7 @@ def _run(config: Config, stop: StopSignals) -> None:
     cluster = distribution.cluster_from_environment()
     distribution.check(config, cluster)
     console = Console(quiet=not cluster.is_chief)
-    if not config.model_dir or storage.is_local(config.model_dir):
+    if not config.model_dir or files.is_local(config.model_dir):
         recorded = run_directory.open_for(config, is_chief=cluster.is_chief)
         if recorded and recorded.finished(config.epochs):
             console.line(run_directory.finished_line(config, recorded))

@@ -16,7 +16,7 @@ from typing import Any
 
 import runs
 
-from trainer import runtime
+from trainer.process import startup
 
 # 90 steps, a checkpoint every third: whenever a run ends, it is between two of them.
 FLAGS = (
@@ -156,10 +156,10 @@ def _open(path: pathlib.Path) -> None:
         html.parser.HTMLParser().feed(text)
         assert text.rstrip().endswith("</html>")
     elif path.suffix == ".index" and path.parent.name == "checkpoints":
-        reader = runtime.import_tensorflow().train.load_checkpoint(str(path.with_suffix("")))
+        reader = startup.import_tensorflow().train.load_checkpoint(str(path.with_suffix("")))
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     elif path.parent.name == "saved_model" and path.is_dir():
-        tf = runtime.import_tensorflow()
+        tf = startup.import_tensorflow()
         answer = tf.saved_model.load(str(path)).signatures["serving_default"]
         answer(images=tf.zeros((1, 28, 28), tf.uint8))

@@ -58,13 +58,14 @@ def _fuzz(name: str, tries: int, seed: int, place: pathlib.Path) -> None:
 
     with atheris.instrument_imports(include=["trainer"], enable_loader_override=False):
         import trainer.compare
+
+        import trainer.cluster.devices
         import trainer.data.idx
         import trainer.data.npz
-        import trainer.distribution
-        import trainer.images
+        import trainer.picture.digits
         import trainer.predict
-        import trainer.run_directory
-        import trainer.summaries
+        import trainer.results.event_files
+        import trainer.run.directory
         import trainer.task  # noqa: F401, they are instrumented here
     from trainer.errors import DataError, UsageError
 

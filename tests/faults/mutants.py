@@ -234,7 +234,7 @@ class Png(Format):
         return mutate(content.getvalue(), chance)
 
     def judge(self, content: bytes) -> bool:
-        from trainer.images import read_digit
+        from trainer.picture.digits import read_digit
 
         path = self.place / "image"
         path.write_bytes(content)
@@ -252,7 +252,7 @@ class Jpeg(Png):
 
 def _answer(main: Callable[..., int], *arguments: str) -> int:
     """Runs an entry; returns its exit code, and raises `Wrong` unless it speaks as it should."""
-    from trainer.console import Console  # noqa: F401, imported before its streams are taken
+    from trainer.process.console import Console  # noqa: F401, imported before its streams are taken
 
     with (
         contextlib.redirect_stderr(io.StringIO()) as err,
@@ -300,7 +300,7 @@ class TfConfig(Format):
         return mutate_words(json.dumps(good).encode(), chance)
 
     def judge(self, content: bytes) -> bool:
-        from trainer import distribution
+        from trainer.cluster import devices as distribution
         from trainer.config import Config
 
         environ = {"TF_CONFIG": content.decode(errors="surrogateescape")}
@@ -320,8 +320,9 @@ class ConfigJson(Format):
         return mutate_words(_record(self.place, metrics=False)[self.name], chance)
 
     def judge(self, content: bytes) -> bool:
-        from trainer import run_directory, task
+        from trainer import task
         from trainer.config import Config
+        from trainer.run import directory as run_directory
 
         run = self.place / "run"
         shutil.rmtree(run, ignore_errors=True)
@@ -427,11 +428,11 @@ class Events(Format):
     def judge(self, content: bytes) -> bool:
         import tensorflow as tf
 
-        from trainer import summaries
+        from trainer.results import event_files
 
         path = self.place / "events.out.tfevents.1.x"
         path.write_bytes(content)
-        summaries.keep_events(str(self.place), 3)
+        event_files.keep_events(str(self.place), 3)
         if not path.exists():
             return False
         left = list(tf.data.TFRecordDataset([str(path)]).as_numpy_iterator())

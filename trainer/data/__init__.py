@@ -19,7 +19,7 @@ from trainer.errors import DataError, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from trainer.data.published import Published
+    from trainer.data.catalog import Published
 
 __all__ = ["DATASETS", "Dataset", "load"]
 
@@ -73,7 +73,7 @@ def load(
       data_dir: a directory with the four IDX files (plain or .gz) or with `<name>.npz`; `~` is
         expanded.
       environ: the environment variables.
-      published: what is on the web, by name; by default `trainer.data.published.PUBLISHED`.
+      published: what is on the web, by name; by default `trainer.data.catalog.PUBLISHED`.
       notify: gets what a person should know on the way (warnings, the start of a download), one
         line or several at a time. While TensorFlow is being imported standard error is held back,
         so a caller that loads meanwhile collects these and prints them afterwards.
@@ -91,14 +91,14 @@ def load(
                 " leave one of them out"
             )
         return _synthetic()
-    from trainer.data import search
+    from trainer.data import sources
 
     wanted = "mnist" if name == "auto" else name
     try:
-        arrays, source = search.find(
+        arrays, source = sources.find(
             wanted, data_dir, environ=environ, published=published, notify=notify
         )
-    except search.NowhereError as error:
+    except sources.NowhereError as error:
         if name != "auto":
             raise DataError(f"{error}; {error.remedy}, or use --dataset=synthetic") from error
         remedy = error.remedy[0].upper() + error.remedy[1:]

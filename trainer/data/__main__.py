@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from trainer.data import to_stderr
-from trainer.data.published import PUBLISHED, Published
-from trainer.entry import printable
+from trainer.data.catalog import PUBLISHED, Published
 from trainer.errors import DataError, TrainerError, UsageError
+from trainer.process.command_line import printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +66,7 @@ def fetch_and_check(
       UsageError: the directory cannot be made or written.
       DataError: what is there is defective, or what is missing cannot be downloaded.
     """
-    from trainer.data import download, search
+    from trainer.data import download, sources
 
     if not data_dir:
         raise UsageError("--data_dir is empty; name the directory to fill and to check")
@@ -74,7 +74,7 @@ def fetch_and_check(
     directory = os.path.expanduser(data_dir)
     called = f"--data_dir={data_dir}"
     try:
-        missing = search.locate(directory, name)[1]
+        missing = sources.locate(directory, name)[1]
     except OSError:
         missing = [file.name.removesuffix(".gz") for file in about.files]
     wanted = [file for file in about.files if file.name.removesuffix(".gz") in missing]
@@ -87,8 +87,8 @@ def fetch_and_check(
             raise DataError(
                 f"{called} lacks {', '.join(missing)}: {error}; try again, or put the files there"
             ) from error
-    arrays, _ = search.read_directory(directory, name, called)
-    paths, _ = search.locate(directory, name)
+    arrays, _ = sources.read_directory(directory, name, called)
+    paths, _ = sources.locate(directory, name)
     known = {file.name: file for file in about.files}
     report = []
     for path in paths:

@@ -23,7 +23,7 @@ from typing import Any
 
 import filelock
 
-from trainer.data.published import File
+from trainer.data.catalog import File
 from trainer.errors import DataError
 
 _OFFLINE_AFTER_S = 4.0  # no mirror has answered by then: there is no network
@@ -300,7 +300,7 @@ def _unwritable(path: pathlib.Path, error: Exception) -> UnwritableError:
 class _Progress:
     """A bar on standard error that grows in place; nothing where standard error is not a terminal.
 
-    That is asked anew at each step, because `trainer.runtime.quiet_stderr` takes it away for a
+    That is asked anew at each step, because `quiet_stderr` takes it away for a
     while.
     """
 

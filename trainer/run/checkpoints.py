@@ -15,8 +15,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer import run_directory, storage
 from trainer.errors import ClusterError
+from trainer.run import directory as run_directory
+from trainer.run import files
 
 
 @dataclasses.dataclass
@@ -124,7 +125,7 @@ class Checkpoints:
         return self._restored.progress, damaged
 
     def _path(self, step: int) -> str:
-        return storage.join(self._directory, f"{run_directory.CHECKPOINT_PREFIX}{step}")
+        return files.join(self._directory, f"{run_directory.CHECKPOINT_PREFIX}{step}")
 
     def _read(self, step: int) -> str | None:
         """Restores the checkpoint of a step; returns None, or what is wrong with it."""
@@ -159,9 +160,9 @@ class Checkpoints:
 
     def _write(self, step: int) -> None:
         path = self._path(step)
-        storage.make_directory(self._directory)
+        files.make_directory(self._directory)
         # TensorFlow makes the index under its own name, where a kill would leave half of it.
-        with storage.publishing(path, _PARTS) as temporary:
+        with files.publishing(path, _PARTS) as temporary:
             self._copied.write(temporary)
         self.tidy(step)
 
@@ -176,14 +177,14 @@ class Checkpoints:
         self._list(kept)
         names = [
             name
-            for name in storage.names_in(self._directory)
+            for name in files.names_in(self._directory)
             if (match := _PART.fullmatch(name)) and int(match[1]) not in kept
         ]
         # An index first, so that it never lacks its data. Data without one was left by a process
         # that died between the two.
         for name in sorted(names, key=lambda name: not name.endswith(".index")):
             with contextlib.suppress(FileNotFoundError, tf.errors.NotFoundError):
-                storage.remove(storage.join(self._directory, name))
+                files.remove(files.join(self._directory, name))
 
     def _list(self, steps: list[int]) -> None:
         """Writes the list by which TensorFlow's own tools find the newest (CheckpointState, text).
@@ -195,7 +196,7 @@ class Checkpoints:
         lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
         # A manager drops names without a time; only the order of the names counts.
         lines += [f"all_model_checkpoint_timestamps: {time.time()}" for _ in names]
-        storage.write_text(storage.join(self._directory, "checkpoint"), "\n".join(lines) + "\n")
+        files.write_text(files.join(self._directory, "checkpoint"), "\n".join(lines) + "\n")
 
 
 def is_whole(path: str) -> bool:

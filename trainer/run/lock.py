@@ -12,8 +12,8 @@ import socket
 import time
 from collections.abc import Iterator
 
-from trainer import storage
 from trainer.errors import UsageError
+from trainer.run import files
 
 NAME = ".lock"
 _LOOK_S = 1.0  # another process that only looks (`refuse_if_held`) has it for microseconds
@@ -37,7 +37,7 @@ def held(directory: str) -> Iterator[None]:
     Raises:
       UsageError: another process holds it, or the directory cannot be written.
     """
-    if not storage.is_local(directory):
+    if not files.is_local(directory):
         yield
         return
     path, new = os.path.join(directory, NAME), not os.path.isdir(directory)

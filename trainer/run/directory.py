@@ -17,10 +17,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import storage
 from trainer.config import PRECISIONS, Config
-from trainer.console import counted
 from trainer.errors import UsageError
+from trainer.process.console import counted
+from trainer.run import files
 
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
 CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
@@ -64,7 +64,7 @@ def open_for(config: Config, *, is_chief: bool = True) -> Recorded | None:
         there is another one than `config` describes or not what `--resume` allows.
     """
     path = config.model_dir or "runs"
-    if storage.is_local(path):
+    if files.is_local(path):
         _check_writable(path, is_chief)
     recorded = read(config.model_dir) if config.model_dir else None
     if recorded is None:
@@ -103,15 +103,15 @@ def read(path: str) -> Recorded | None:
     }
     for field, valid in parts.items():
         if not valid:
-            raise _invalid(storage.join(path, CONFIG), field)
+            raise _invalid(files.join(path, CONFIG), field)
     metrics = _read_json(path, METRICS, {"finished": bool, "epochs": int})
     return Recorded(config["config"], config["settled"], config["data"], metrics)
 
 
 def _read_json(directory: str, name: str, fields: Mapping[str, type]) -> dict[str, Any] | None:
-    path = storage.join(directory, name)
+    path = files.join(directory, name)
     try:
-        text = storage.read_text(path)
+        text = files.read_text(path)
         if text is None:
             return None
         record = json.loads(text)
@@ -183,13 +183,13 @@ def checkpoint_steps(path: str) -> list[int]:
     They are read off the files, so that a damaged list of TensorFlow's manager hides none.
     """
     pattern = re.compile(re.escape(CHECKPOINT_PREFIX) + r"(\d+)\.index")
-    names = map(pattern.fullmatch, storage.names_in(storage.join(path, CHECKPOINTS)))
+    names = map(pattern.fullmatch, files.names_in(files.join(path, CHECKPOINTS)))
     return sorted((int(match[1]) for match in names if match), reverse=True)
 
 
 def write_json(directory: str, name: str, record: Mapping[str, Any]) -> None:
     """Writes a record as the file `name` of the run directory."""
-    storage.write_text(storage.join(directory, name), json.dumps(record, indent=2) + "\n")
+    files.write_text(files.join(directory, name), json.dumps(record, indent=2) + "\n")
 
 
 def write_history(directory: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -199,4 +199,4 @@ def write_history(directory: str, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    storage.write_text(storage.join(directory, HISTORY), text.getvalue())
+    files.write_text(files.join(directory, HISTORY), text.getvalue())

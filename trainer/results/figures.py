@@ -12,7 +12,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer import charts
+from trainer.results import charts
 
 _COLUMNS, _ROWS = 12, 3
 _SIDE, _PITCH = 84, 91  # of a digit in pixels, three for each of its own; from one to the next

@@ -14,9 +14,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from trainer import models
+from trainer.cluster.devices import Devices
 from trainer.config import Config
-from trainer.distribution import Devices
+from trainer.model import networks
 
 # AdamW: Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, with Adam's constants but for a
 # shorter memory of squared gradients, as suits runs of a few thousand steps.
@@ -76,7 +76,7 @@ class Trainer:
         self._sum = tf.function(self._sum_body, autograph=False)
         self._total_steps = total_steps
         with self._strategy.scope():
-            self.model = models.build(
+            self.model = networks.build(
                 config.model,
                 precision=precision,
                 jit_compile=jit_compile != "off",
@@ -265,7 +265,7 @@ class Trainer:
 
     def _inference(self, images):
         with tf.device(self._device):
-            return models.logits(self.model, images)
+            return networks.logits(self.model, images)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Returns float32 [n, 10] for uint8 [n, 28, 28], computed by this process alone."""

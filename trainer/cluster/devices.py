@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from trainer.config import Config
 from trainer.errors import UsageError
-from trainer.runtime import available_cpus, import_tensorflow, quiet_stderr
+from trainer.process.startup import available_cpus, import_tensorflow, quiet_stderr
 
 DEFAULT_WORKER_PORT = 2222
 

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from trainer import charts, run_directory, storage
-from trainer.console import counted
 from trainer.data import Dataset
+from trainer.process.console import counted
+from trainer.results import charts
+from trainer.run import directory as run_directory
+from trainer.run import files
 
 CAPTIONS = {
     "confusion_matrix": "What each digit was read as: rows are what it is, columns what was read.",
@@ -91,13 +93,13 @@ def write(
     figures = charts.all_of(
         list(history), dataset.test_images, dataset.test_labels, probabilities, weights
     )
-    folder = storage.join(directory, run_directory.FIGURES)
-    storage.make_directory(folder)
+    folder = files.join(directory, run_directory.FIGURES)
+    files.make_directory(folder)
     for name, svg in figures.items():
-        storage.write_text(storage.join(folder, f"{name}.svg"), svg)
-    record = json.loads(storage.read_text(storage.join(directory, run_directory.CONFIG)))
+        files.write_text(files.join(folder, f"{name}.svg"), svg)
+    record = json.loads(files.read_text(files.join(directory, run_directory.CONFIG)))
     content = page(metrics, record, figures, directory=directory)
-    storage.write_text(storage.join(directory, run_directory.REPORT), content)
+    files.write_text(files.join(directory, run_directory.REPORT), content)
 
 
 def page(
@@ -192,12 +194,12 @@ def page(
 
 
 def _usage(directory: str, step: int) -> str:
-    saved = storage.join(directory, run_directory.SAVED_MODEL)
+    saved = files.join(directory, run_directory.SAVED_MODEL)
     run = shlex.quote(directory)
     return f"""\
 # in Python
 import tensorflow as tf
-model = tf.saved_model.load({storage.join(saved, str(step))!r})
+model = tf.saved_model.load({files.join(saved, str(step))!r})
 answer = model.signatures["serving_default"](images=images)  # uint8 [n, 28, 28]
 answer["classes"], answer["probabilities"]                   # int64 [n], float32 [n, 10]
 

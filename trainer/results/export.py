@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import models, storage
+from trainer.model import networks
+from trainer.run import files
 
 _CHECKED_EXAMPLES = 64
 # Reading back runs the same kernels on other batch sizes, which may round differently; bfloat16
@@ -15,7 +16,7 @@ _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 
 class Classifier(tf.Module):
-    """The signatures of the SavedModel around a model from `models.build`.
+    """The signatures of the SavedModel around a model from `networks.build`.
 
     `serving_default`: `images` uint8 [n, 28, 28] -> `classes` int64 [n], `probabilities` float32
     [n, 10]. `serving_bytes`: `image_bytes` string [n], PNG or JPEG files of a light digit on black
@@ -32,7 +33,7 @@ class Classifier(tf.Module):
     )
     def serving_default(self, images):
         """Answers for digits as MNIST holds them."""
-        logits = models.logits(self._call, images)
+        logits = networks.logits(self._call, images)
         return {"classes": tf.argmax(logits, 1), "probabilities": tf.nn.softmax(logits)}
 
     @tf.function(
@@ -65,7 +66,7 @@ def publish(
     """Writes `directory`/<step>, in TensorFlow Serving's versioned layout, and returns its path.
 
     Args:
-      model: from `models.build`, its variables outside any strategy.
+      model: from `networks.build`, its variables outside any strategy.
       directory: the run's `saved_model`.
       step: the global step, which is the version.
       images: uint8 [n, 28, 28] to compare answers on.
@@ -75,10 +76,10 @@ def publish(
     Raises:
       RuntimeError: if what was written, read back, answers differently; nothing is published then.
     """
-    path = storage.join(directory, str(step))
-    storage.make_directory(directory)
+    path = files.join(directory, str(step))
+    files.make_directory(directory)
     classifier = Classifier(model)
-    with storage.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         tf.saved_model.save(
             classifier,
             temporary,

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
-from trainer import charts, models, run_directory, storage
+from trainer.model import networks
+from trainer.results import charts
+from trainer.run import directory as run_directory
+from trainer.run import files
 
 if TYPE_CHECKING:
     from trainer.loop import Run
@@ -38,9 +41,7 @@ _EMBEDDED = 500  # digits in the projector: its file is text, a number for each 
 def begin(run: Run) -> None:
     """Shows what is known before the first digits are there: configuration and model."""
     summaries, config = run.summaries, run.plan.config
-    record = json.loads(
-        storage.read_text(storage.join(config.model_dir, run_directory.CONFIG)) or "{}"
-    )
+    record = json.loads(files.read_text(files.join(config.model_dir, run_directory.CONFIG)) or "{}")
     summaries.record("train", "configuration", config.to_dict(), 0)
     environment = {**record.get("settled", {}), **record.get("versions", {})}
     summaries.record("train", "environment", environment, 0)
@@ -257,7 +258,7 @@ def _project(run: Run, images: np.ndarray, labels: np.ndarray, probabilities: np
     from PIL import Image
 
     pixels = tf.cast(images, tf.float32) / 255
-    features = models.features(run.trainer.model, pixels).numpy()
+    features = networks.features(run.trainer.model, pixels).numpy()
     side = math.ceil(math.sqrt(len(images)))
     sprite = np.zeros((side * 28, side * 28), np.uint8)
     for place, pixels in enumerate(images):

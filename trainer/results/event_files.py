@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from trainer import storage
+from trainer.run import files
 
 PARTS = ("train", "validation", "test")
 
@@ -32,12 +32,12 @@ class Summaries:
         self._directory = directory
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         for part in PARTS:
-            storage.remove_leftovers(storage.join(directory, part))
-            keep_events(storage.join(directory, part), step)
+            files.remove_leftovers(files.join(directory, part))
+            keep_events(files.join(directory, part), step)
 
     def _writer(self, part: str) -> tf.summary.SummaryWriter:
         if part not in self._writers:
-            path = storage.join(self._directory, part)
+            path = files.join(self._directory, part)
             self._writers[part] = tf.summary.create_file_writer(path)
         return self._writers[part]
 
@@ -135,7 +135,7 @@ class Summaries:
         self._add(part, metadata, {metadata.CONFIG_SUMMARY_TAG: layout.SerializeToString()}, step)
 
     def projector(
-        self, part: str, files: Mapping[str, bytes], *, name: str, shape: Sequence[int]
+        self, part: str, contents: Mapping[str, bytes], *, name: str, shape: Sequence[int]
     ) -> None:
         """Writes what the projector shows: features.tsv, labels.tsv and digits.png."""
         from tensorboard.plugins.projector import metadata, projector_config_pb2
@@ -149,15 +149,15 @@ class Summaries:
         )
         embedding.sprite.image_path = "digits.png"
         embedding.sprite.single_image_dim.extend([28, 28])
-        directory = storage.join(self._directory, part)
-        storage.make_directory(directory)
-        for file, content in files.items():
-            storage.write_bytes(storage.join(directory, file), content)
-        storage.write_text(storage.join(directory, metadata.PROJECTOR_FILENAME), str(config))
+        directory = files.join(self._directory, part)
+        files.make_directory(directory)
+        for file, content in contents.items():
+            files.write_bytes(files.join(directory, file), content)
+        files.write_text(files.join(directory, metadata.PROJECTOR_FILENAME), str(config))
 
     def begin_test(self, step: int) -> None:
         """Drops what an earlier attempt at finishing said of the test set at this step."""
-        keep_events(storage.join(self._directory, "test"), step - 1)
+        keep_events(files.join(self._directory, "test"), step - 1)
 
     def hyperparameters(self, values: Mapping[str, Any], trial: str) -> None:
         """Adds what the HParams page compares runs by; it takes the metrics from the parts' curves.
@@ -203,10 +203,10 @@ def keep_events(directory: str, last_step: int) -> None:
 
     So goes, too, the record that a kill has cut short.
     """
-    for name in storage.names_in(directory):
+    for name in files.names_in(directory):
         if not _is_event_file(name):
             continue
-        path = storage.join(directory, name)
+        path = files.join(directory, name)
         kept, whole = [], True
         records = iter(tf.data.TFRecordDataset([path]))
         while True:
@@ -224,9 +224,9 @@ def keep_events(directory: str, last_step: int) -> None:
         if whole:
             continue
         if not kept:
-            storage.remove(path)
+            files.remove(path)
             continue
-        with storage.replacing(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
+        with files.replacing(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
             for record in kept:
                 writer.write(record)
 
@@ -240,8 +240,8 @@ def _step_of(record: bytes) -> float:
 
 def remove_events(directory: str) -> None:
     """Removes the event files that lie directly in `directory`."""
-    for name in filter(_is_event_file, storage.names_in(directory)):
-        storage.remove(storage.join(directory, name))
+    for name in filter(_is_event_file, files.names_in(directory)):
+        files.remove(files.join(directory, name))
 
 
 def _is_event_file(name: str) -> bool:

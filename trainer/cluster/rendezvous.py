@@ -24,9 +24,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from trainer.distribution import Cluster
+from trainer.cluster.devices import Cluster
 from trainer.errors import ClusterError, UsageError
-from trainer.runtime import last_words
+from trainer.process.startup import last_words
 
 HEARTBEAT_S = 1.0
 _LOST = re.compile(rb"lost (\d{1,5}) ([ -~]{1,200})")

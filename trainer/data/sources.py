@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from trainer.data import idx, npz
-from trainer.data.published import FILE_NAMES, PUBLISHED, Published
+from trainer.data.catalog import FILE_NAMES, PUBLISHED, Published
 from trainer.errors import DataError
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

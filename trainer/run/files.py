@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 
 from trainer.errors import StorageError
-from trainer.runtime import import_tensorflow
+from trainer.process.startup import import_tensorflow
 
 # In front of the name, since `tf.io.gfile` takes a path on `ram://` for a directory if another one
 # begins with it.
