@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.run import files
-from trainer.run.checkpoints import Checkpoints, Progress, is_whole
+from trainer.run.checkpoints import Checkpoints, Progress, last_is_readable
 
 ROW = {"epoch": 1, "train_loss": 0.1 + 0.2, "validation_loss": None}
 
@@ -32,10 +32,17 @@ def values(found: dict[str, object]) -> list[float]:
     return [float(variable[0, 0]) for variable in variables]
 
 
+def checkpoints_of(
+    place: pathlib.Path | str, kept: dict[str, object], keep: int = 3
+) -> Checkpoints:
+    """The checkpoints in `place`, the directory `checkpoints` of a run."""
+    return Checkpoints(str(place).removesuffix("/checkpoints"), kept, keep=keep)
+
+
 def save(directory: pathlib.Path | str, steps: list[int], keep: int = 3) -> None:
     """Saves what training changes as it might be at some steps: variable i is step + i."""
     kept = items()
-    checkpoints = Checkpoints(str(directory), kept, keep)
+    checkpoints = checkpoints_of(directory, kept, keep)
     for step in steps:
         for i, variable in enumerate([*kept["model"], *kept["momentum"]]):
             variable.assign(tf.fill((50, 50), float(step + i)))
@@ -51,7 +58,7 @@ def place(tmp_path: pathlib.Path) -> pathlib.Path:
 def test_everything_comes_back_to_the_last_bit(place: pathlib.Path) -> None:
     save(place, [10, 20])
     found = items()
-    restored, damaged = Checkpoints(str(place), found, 3).restore()
+    restored, damaged = checkpoints_of(place, found).restore()
     assert (restored, damaged) == (progress(20), [])
     assert values(found) == [20, 21, 22]
 
@@ -61,7 +68,7 @@ def test_what_is_saved_is_of_the_moment_however_training_goes_on(
 ) -> None:
     """The file is written later: here only once everything has changed."""
     kept, now, changed = items(), progress(10), threading.Event()
-    checkpoints = Checkpoints(str(place), kept, 3)
+    checkpoints = checkpoints_of(place, kept)
     write = tf.train.Checkpoint.write
     monkeypatch.setattr(
         *(tf.train.Checkpoint, "write"),
@@ -75,7 +82,7 @@ def test_what_is_saved_is_of_the_moment_however_training_goes_on(
     changed.set()
     checkpoints.wait()
     found = items()
-    assert Checkpoints(str(place), found, 3).restore() == (progress(10), [])
+    assert checkpoints_of(place, found).restore() == (progress(10), [])
     assert values(found) == [0, 0, 0]
 
 
@@ -84,7 +91,7 @@ def test_what_goes_wrong_while_it_is_written_is_told_once(
     tmp_path: pathlib.Path, then: str
 ) -> None:
     (tmp_path / "run").mkdir()
-    checkpoints = Checkpoints(str(tmp_path / "run" / "checkpoints"), items(), 3)
+    checkpoints = checkpoints_of(tmp_path / "run" / "checkpoints", items())
     (tmp_path / "run" / "checkpoints").write_text("a file where the directory should be")
     checkpoints.save(progress(10))
     with pytest.raises(FileExistsError):
@@ -93,7 +100,7 @@ def test_what_goes_wrong_while_it_is_written_is_told_once(
 
 
 def test_without_a_checkpoint_nothing_comes_back(place: pathlib.Path) -> None:
-    assert Checkpoints(str(place), items(), 3).restore() == (None, [])
+    assert checkpoints_of(place, items()).restore() == (None, [])
 
 
 def test_only_the_newest_are_kept(place: pathlib.Path) -> None:
@@ -151,7 +158,7 @@ def test_damaged_ones_are_told_and_passed_over(place: pathlib.Path) -> None:
         path = place / f"step-{step}.data-00000-of-00001"
         path.write_bytes(path.read_bytes()[:-1000])
     found = items()
-    restored, damaged = Checkpoints(str(place), found, 3).restore()
+    restored, damaged = checkpoints_of(place, found).restore()
     assert restored == progress(10)
     assert values(found) == [10, 11, 12]
     for step, text in zip((30, 20), damaged, strict=True):
@@ -161,23 +168,28 @@ def test_damaged_ones_are_told_and_passed_over(place: pathlib.Path) -> None:
 
 def test_a_flipped_bit_is_damage(place: pathlib.Path) -> None:
     save(place, [10, 20])
+    assert last_is_readable(str(place.parent))
     path = place / "step-20.data-00000-of-00001"
     content = bytearray(path.read_bytes())
     content[15_000] ^= 1
     path.write_bytes(content)
-    assert [is_whole(str(place / f"step-{step}")) for step in (10, 20)] == [True, False]
-    assert Checkpoints(str(place), items(), 3).restore()[0] == progress(10)
+    assert not last_is_readable(str(place.parent))
+    assert checkpoints_of(place, items()).restore()[0] == progress(10)
+
+
+def test_only_the_chief_writes(place: pathlib.Path) -> None:
+    worker = Checkpoints(str(place.parent), items(), keep=3, is_chief=False)
+    worker.save(progress(10))
+    worker.wait()
+    assert not place.exists()
 
 
 def test_if_all_are_damaged_the_variables_stay_as_they_are(place: pathlib.Path) -> None:
     save(place, [10, 20])
-    assert is_whole(str(place / "step-20"))
     for path in place.glob("*.data-*"):
         path.write_bytes(path.read_bytes()[:-1000])
-    assert not is_whole(str(place / "step-20"))
-    assert not is_whole(str(place / "step-30"))
     found = items()
-    restored, damaged = Checkpoints(str(place), found, 3).restore()
+    restored, damaged = checkpoints_of(place, found).restore()
     assert (restored, len(damaged)) == (None, 2)
     assert values(found) == [0, 0, 0]
 
@@ -185,7 +197,7 @@ def test_if_all_are_damaged_the_variables_stay_as_they_are(place: pathlib.Path) 
 def test_a_checkpoint_of_another_model_is_damage(place: pathlib.Path) -> None:
     save(place, [10])
     other = {"model": [tf.Variable(tf.zeros((3, 3)))], "momentum": [], "more": tf.Variable(1.0)}
-    restored, damaged = Checkpoints(str(place), other, 3).restore()
+    restored, damaged = checkpoints_of(place, other).restore()
     assert (restored, len(damaged)) == (None, 1)
 
 
@@ -194,7 +206,7 @@ def test_a_damaged_list_of_checkpoints_hides_none(place: pathlib.Path, content: 
     save(place, [10, 20])
     (place / "checkpoint").write_bytes(content)
     found = items()
-    assert Checkpoints(str(place), found, 3).restore() == (progress(20), [])
+    assert checkpoints_of(place, found).restore() == (progress(20), [])
     assert values(found) == [20, 21, 22]
 
 
@@ -230,7 +242,7 @@ def test_a_checkpoint_that_can_be_seen_is_whole(place: pathlib.Path) -> None:
 def test_what_a_process_did_not_come_to_drop_is_dropped_at_the_end(place: pathlib.Path) -> None:
     save(place, [10, 20, 30])
     (place / "checkpoint").unlink()
-    Checkpoints(str(place), items(), 2).tidy(30)
+    checkpoints_of(place, items(), 2).tidy(30)
     names = {f"step-{step}{end}" for step in (20, 30) for end in (".index", ".data-00000-of-00001")}
     assert set(os.listdir(place)) == names | {"checkpoint"}
     assert tf.train.latest_checkpoint(str(place)) == str(place / "step-30")
@@ -239,7 +251,7 @@ def test_what_a_process_did_not_come_to_drop_is_dropped_at_the_end(place: pathli
 def test_a_damaged_checkpoint_that_was_passed_over_goes_with_the_next(place: pathlib.Path) -> None:
     save(place, [10, 20, 30])
     (place / "step-30.index").write_bytes(b"")
-    kept = Checkpoints(str(place), items(), 3)
+    kept = checkpoints_of(place, items())
     assert kept.restore()[0] == progress(20)
     kept.save(progress(25))
     kept.wait()
@@ -252,7 +264,7 @@ def test_a_damaged_checkpoint_that_was_passed_over_goes_with_the_next(place: pat
 def test_a_worker_restores_what_the_chief_did(place: pathlib.Path) -> None:
     save(place, [10, 20])
     found = items()
-    restored, _ = Checkpoints(str(place), found, 3).restore(lambda step: 10)
+    restored, _ = checkpoints_of(place, found).restore(lambda step: 10)
     assert restored == progress(10)
     assert values(found) == [10, 11, 12]
 
@@ -261,4 +273,4 @@ def test_any_file_system_will_do() -> None:
     place = "ram://checkpoints-test/run/checkpoints"
     save(place, [10, 20])
     found = items()
-    assert Checkpoints(place, found, 3).restore() == (progress(20), [])
+    assert checkpoints_of(place, found).restore() == (progress(20), [])

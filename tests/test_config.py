@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from trainer.config import Config
+from trainer.config import Config, Scope
 from trainer.errors import UsageError
 from trainer.model.recipes import AUGMENTATIONS, RECIPES
 
@@ -54,12 +54,18 @@ def test_places_devices_and_epochs_may_differ_within_a_run() -> None:
 
 
 def test_what_changes_the_weights_may_not_differ_within_a_run() -> None:
-    may_differ = {field.name for field in dataclasses.fields(Config) if field.metadata["same_run"]}
     decides = {
         *("model", "dataset", "batch_size", "learning_rate", "warmup", "weight_decay", "seed"),
         *("label_smoothing", "augment", "precision", "validation_examples"),
     }
-    assert not may_differ & decides
+    assert decides <= Config().within(Scope.RUN).keys()
+
+
+def test_workers_agree_in_all_but_what_is_each_ones_own() -> None:
+    agreed = Config().within(Scope.RUN, Scope.PART)
+    assert {field.name for field in dataclasses.fields(Config)} - agreed.keys() == {
+        *("data_dir", "resume")
+    }
 
 
 def test_a_difference_names_the_flag_and_both_values() -> None:
@@ -83,6 +89,23 @@ def test_a_batch_that_does_not_divide_comes_with_one_that_does(
 
 
 def test_a_profile_is_a_range_of_steps() -> None:
-    assert Config(profile="10,20").profile_range() == (10, 20)
-    assert Config(profile="5,5").profile_range() == (5, 5)
-    assert Config().profile_range() is None
+    assert Config(profile="10,20").profile == (10, 20)
+    assert Config(profile=(5, 5)).profile == (5, 5)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"epochs": 0},
+        {"learning_rate": float("nan")},
+        {"learning_rate": float("inf")},
+        {"model": "resnet"},
+        {"profile": "20,10"},
+        {"virtual_devices": 2, "strategy": "cpu"},
+        {"dataset": "synthetic", "data_dir": "here"},
+        {"model_dir": ""},
+    ],
+)
+def test_a_record_that_cannot_be_is_never_made(flags: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=f"--{next(iter(flags))}|--data_dir"):
+        Config(**flags)

@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -232,6 +233,40 @@ def test_a_log_has_a_line_an_epoch_and_no_noise(log: tuple[pathlib.Path, str]) -
     for said in (str(directory), " s in all", "tensorboard --logdir", "python -m trainer.predict"):
         assert said in out
     assert not NOISE.search(out)
+
+
+STUCK = """
+import sys, time
+from trainer import task
+from trainer.model.trainer import Trainer
+run, calls = Trainer.run, []
+def stuck(*arguments):
+    calls.append(arguments)
+    if len(calls) == 4:
+        time.sleep(600)
+    return run(*arguments)
+Trainer.run = stuck
+sys.exit(task.main(sys.argv))
+"""
+
+
+def test_a_call_that_never_returns_ends_with_stacks_and_the_run_resumes(
+    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={tmp_path / 'run'}")
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, *flags, "--stall_timeout_s=10"],
+        cwd=runs.ROOT,
+        env=runs.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    assert "in stuck" in done.stderr
+    assert "loop.py" in done.stderr
+    assert "resumed at step 6" in server(*flags, "--epochs=1").out
 
 
 def test_a_signal_during_the_start_leaves_at_once(

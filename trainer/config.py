@@ -1,206 +1,179 @@
-"""The configuration of a run: one validated record, the source of the flags and of `config.json`.
-
-Apart from TensorFlow, so that a wrong flag is answered at once.
-"""
+"""The configuration of a run: one frozen, validated record, and the flags made from it."""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from absl import flags
 
 from trainer.data.names import DATASETS
 from trainer.errors import UsageError
 from trainer.model.recipes import AUGMENTATIONS, RECIPES
 
-RECIPE = "the model's recipe"
 PRECISIONS = ("float32", "bfloat16", "float16")
+
+
+class Scope(enum.Enum):
+    """How far the value of a flag has to be the same."""
+
+    RUN = "another value makes it another run"
+    PART = "equal on all workers, but may change when a run is resumed"
+    PROCESS = "each process may have its own"
+
+
+class _Number(flags.FloatParser):
+    """Refuses NaN as well, which no bound does."""
+
+    def parse(self, argument: Any) -> float:
+        value = super().parse(argument)
+        if not math.isfinite(value):
+            raise ValueError(f"{argument} is not a finite number")
+        return value
+
+
+class _StepRange(flags.ArgumentParser):
+    """`FIRST,LAST` as a pair of steps, counted from 1."""
+
+    def parse(self, argument: Any) -> tuple[int, int]:
+        text = argument if isinstance(argument, str) else "{},{}".format(*argument)
+        match = re.fullmatch(r"(\d{1,9}),(\d{1,9})", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError("it takes FIRST,LAST, for example 10,20")
+        return int(match[1]), int(match[2])
+
+
+_integer, _choice = flags.IntegerParser, flags.EnumParser
 
 
 def _flag(
     default: Any,
     help: str,
-    *,
-    kind: type = str,
-    choices: Sequence[str] = (),
-    at_least: float | None = None,
-    at_most: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    same_run: bool = False,
-    unset: str = "",
+    parser: flags.ArgumentParser | None = None,
+    scope: Scope = Scope.RUN,
+    recipe: bool = False,
 ) -> Any:
-    """A field with what its flag needs to know.
-
-    `same_run` marks what may differ between the parts of one run; a resumed run is refused for any
-    other difference. `unset` says in `--help` what stands in for a default of None.
-    """
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "help": help,
-            "kind": kind,
-            "choices": tuple(choices),
-            "bounds": {"at least": at_least, "at most": at_most, "above": above, "below": below},
-            "same_run": same_run,
-            "unset": unset,
-        },
-    )
+    """A field and its flag; `recipe` marks those whose default is the model's recipe."""
+    if recipe:
+        help += " (default: the model's recipe)"
+    known = {"help": help, "parser": parser or flags.ArgumentParser(), "scope": scope}
+    return dataclasses.field(default=default, metadata=known | {"recipe": recipe})
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything that decides a run.
+    """Everything that decides a run; each field is a flag of `trainer.task`, explained by its help.
 
-    A field of None means what its flag's help says: the recipe's value, or nothing. To make one
-    raises `UsageError` for a value out of range and for values that do not fit together.
+    Raises:
+      UsageError: a value is out of range, or two values do not fit together.
     """
 
-    epochs: int = _flag(
-        5,
-        "passes over the training examples",
-        kind=int,
-        at_least=1,
-        at_most=1_000_000,
-        same_run=True,
-    )
-    model: str = _flag("mlp", "network to train", choices=tuple(RECIPES))
+    epochs: int = _flag(5, "passes over the training examples", _integer(1, 10**6), Scope.PART)
+    model: str = _flag("mlp", "network to train", _choice(RECIPES))
     dataset: str = _flag(
         "auto",
         "what to train on; auto is MNIST if it can be had, else synthetic digits, with a warning",
-        choices=DATASETS,
+        _choice(DATASETS),
     )
     data_dir: str | None = _flag(
-        None, "directory with IDX files (plain or .gz) or an .npz; looked at first", same_run=True
+        None,
+        "directory with IDX files (plain or .gz) or an .npz; looked at first",
+        scope=Scope.PROCESS,
     )
     model_dir: str | None = _flag(
         None,
-        "where the run lives; the same directory again resumes it, more --epochs continue it",
-        same_run=True,
-        unset="runs/<dataset>-<model>-<time>",
+        "where the run lives; the same directory again resumes it, more --epochs continue it"
+        " (default: runs/<dataset>-<model>-<time>)",
+        scope=Scope.PART,
     )
     resume: str = _flag(
         "auto",
         "never refuses a directory that holds a run, must refuses one that holds none",
-        choices=("auto", "never", "must"),
-        same_run=True,
+        _choice(("auto", "never", "must")),
+        Scope.PROCESS,
     )
     strategy: str = _flag(
         "auto",
         "devices to train on; auto takes every GPU there is, else the CPU",
-        choices=("auto", "cpu", "gpu", "mirrored", "multi_worker"),
-        same_run=True,
+        _choice(("auto", "cpu", "gpu", "mirrored", "multi_worker")),
+        Scope.PART,
     )
     virtual_devices: int = _flag(
         0,
         "split the CPU into this many logical devices, to try multi-replica code anywhere",
-        kind=int,
-        at_least=0,
-        at_most=64,
-        same_run=True,
+        _integer(0, 64),
+        Scope.PART,
     )
     cluster_timeout_s: float = _flag(
-        600.0,
-        "seconds to wait for all workers to come",
-        kind=float,
-        above=0,
-        at_most=86_400,
-        same_run=True,
+        600.0, "seconds that workers wait for each other", _Number(0.1, 86_400), Scope.PART
     )
-    peer_timeout_s: float = _flag(
-        60.0,
-        "seconds of silence after which a worker counts as lost",
-        kind=float,
-        at_least=5,
-        at_most=86_400,
-        same_run=True,
+    stall_timeout_s: float = _flag(
+        900.0,
+        "seconds after which a call of the training loop counts as stuck: all stacks are printed,"
+        " and the process ends with 1",
+        _Number(1, 86_400),
+        Scope.PART,
     )
     batch_size: int | None = _flag(
-        None,
-        "GLOBAL batch size, over all replicas",
-        kind=int,
-        at_least=1,
-        at_most=60_000,
-        unset=RECIPE,
+        None, "GLOBAL batch size, over all replicas", _integer(1, 60_000), recipe=True
     )
     learning_rate: float | None = _flag(
-        None, "peak of the one-cycle schedule", kind=float, above=0, unset=RECIPE
+        None, "peak of the one-cycle schedule", _Number(1e-12), recipe=True
     )
     warmup: float | None = _flag(
-        None,
-        "share of all steps in which the learning rate rises",
-        kind=float,
-        at_least=0,
-        below=1,
-        unset=RECIPE,
+        None, "share of all steps in which the learning rate rises", _Number(0, 0.99), recipe=True
     )
     weight_decay: float | None = _flag(
-        None, "decoupled weight decay of the kernels", kind=float, at_least=0, below=1, unset=RECIPE
+        None, "decoupled weight decay of the kernels", _Number(0, 0.99), recipe=True
     )
     label_smoothing: float | None = _flag(
-        None,
-        "share of the target spread evenly over the classes",
-        kind=float,
-        at_least=0,
-        below=1,
-        unset=RECIPE,
+        None, "share of the target spread over all classes", _Number(0, 0.99), recipe=True
     )
     augment: str | None = _flag(
-        None, "random distortion of the training digits", choices=AUGMENTATIONS, unset=RECIPE
+        None, "random distortion of the training digits", _choice(AUGMENTATIONS), recipe=True
     )
     precision: str = _flag(
         "auto",
         "what the layers compute in; float16 comes with loss scaling",
-        choices=("auto", *PRECISIONS),
+        _choice(("auto", *PRECISIONS)),
     )
     jit_compile: str = _flag(
-        "auto", "compile the training loop with XLA", choices=("auto", "on", "off")
+        "auto", "compile the training loop with XLA", _choice(("auto", "on", "off"))
     )
     steps_per_loop: int | None = _flag(
         None,
-        "training steps inside one call of the compiled loop",
-        kind=int,
-        at_least=1,
-        at_most=10_000,
-        same_run=True,
-        unset="auto",
+        "training steps inside one call of the compiled loop (default: the model's recipe)",
+        _integer(1, 10_000),
+        Scope.PART,
     )
     checkpoint_every: int = _flag(
         0,
         "steps between checkpoints; 0 is only at the end of each epoch",
-        kind=int,
-        at_least=0,
-        same_run=True,
+        _integer(0),
+        Scope.PART,
     )
-    keep_checkpoints: int = _flag(
-        3, "newest checkpoints to keep", kind=int, at_least=1, at_most=1_000, same_run=True
-    )
-    validation_examples: int = _flag(
-        5000, "training examples held out to validate on", kind=int, at_least=0
-    )
+    keep_checkpoints: int = _flag(3, "newest checkpoints to keep", _integer(1, 1_000), Scope.PART)
+    validation_examples: int = _flag(5000, "training examples held out to validate on", _integer(0))
     seed: int = _flag(
-        1,
-        "decides all randomness: initial weights, order, augmentation",
-        kind=int,
-        at_least=0,
-        at_most=2**31 - 1,
+        1, "decides all randomness: initial weights, order, augmentation", _integer(0, 2**31 - 1)
     )
-    summaries: str = _flag(
-        "full",
-        "what TensorBoard is shown: minimal is curves, texts and graph, full all of it",
-        choices=("minimal", "full"),
-        same_run=True,
-    )
-    profile: str | None = _flag(
-        None, "steps to profile for TensorBoard, as FIRST,LAST", same_run=True, unset="off"
+    profile: tuple[int, int] | None = _flag(
+        None, "steps to profile for TensorBoard, as FIRST,LAST", _StepRange(), Scope.PART
     )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
-        self.profile_range()
+            value = getattr(self, field.name)
+            if value is not None:
+                try:
+                    value = field.metadata["parser"].parse(value)
+                except (TypeError, ValueError) as error:
+                    raise UsageError(f"--{field.name}={value}: {error}") from None
+                object.__setattr__(self, field.name, value)
         if self.model_dir == "":
             raise UsageError("--model_dir is empty; name a directory, or leave the flag out")
         if self.dataset == "synthetic" and self.data_dir is not None:
@@ -208,33 +181,20 @@ class Config:
                 "--data_dir does not go with --dataset=synthetic, which is drawn and not read;"
                 " leave one of them out"
             )
-        if self.virtual_devices and self.strategy in ("gpu", "multi_worker"):
+        if self.virtual_devices and self.strategy in ("cpu", "gpu", "multi_worker"):
             raise UsageError(
                 f"--virtual_devices={self.virtual_devices} splits the CPU, so it does not go with"
                 f" --strategy={self.strategy}; leave one of them out"
             )
-        if self.virtual_devices > 1:
-            if self.strategy == "cpu":
-                raise UsageError(
-                    "--strategy=cpu is one device, so it does not go with"
-                    f" --virtual_devices={self.virtual_devices}; use --strategy=mirrored"
-                )
-            self.check_batch(self.virtual_devices)
+        self.check_batch(max(1, self.virtual_devices))
 
     def resolved(self) -> Config:
         """Returns this configuration with the recipe's values where no flag gave one."""
         recipe = RECIPES[self.model]
         missing = {
-            name: getattr(recipe, name)
-            for name in (
-                "batch_size",
-                "learning_rate",
-                "warmup",
-                "weight_decay",
-                "label_smoothing",
-                "augment",
-            )
-            if getattr(self, name) is None
+            field.name: getattr(recipe, field.name)
+            for field in dataclasses.fields(self)
+            if field.metadata["recipe"] and getattr(self, field.name) is None
         }
         return dataclasses.replace(self, **missing)
 
@@ -248,52 +208,37 @@ class Config:
                 f" try --batch_size={near}"
             )
 
-    def profile_range(self) -> tuple[int, int] | None:
-        """Returns the first and last step to profile, or None."""
-        if self.profile is None:
-            return None
-        match = re.fullmatch(r"(\d{1,9}),(\d{1,9})", self.profile)
-        if not match or not 1 <= int(match[1]) <= int(match[2]):
-            raise UsageError(
-                f"--profile={self.profile!r} is not a range of steps;"
-                " write FIRST,LAST, for example 10,20"
-            )
-        return int(match[1]), int(match[2])
-
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
         return dataclasses.asdict(self)
 
+    def within(self, *scopes: Scope) -> dict[str, Any]:
+        """Returns the fields of some scopes as JSON values."""
+        values = self.to_dict()
+        chosen = [field for field in dataclasses.fields(self) if field.metadata["scope"] in scopes]
+        return {field.name: values[field.name] for field in chosen}
+
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
-        """Returns how this run differs from another, each as `--flag=new (the run has old)`.
+        """Returns what makes this another run than `recorded` (what `to_dict` returned for that).
 
-        Only what makes it another run counts: devices, places and the number of epochs may differ.
-
-        Args:
-          recorded: what `to_dict` of the other one returned.
+        Each as `--flag=new (the run has old)`.
         """
         return [
-            f"--{field.name}={getattr(self, field.name)} (the run has {recorded.get(field.name)})"
-            for field in dataclasses.fields(self)
-            if not field.metadata["same_run"]
-            and recorded.get(field.name) != getattr(self, field.name)
+            f"--{name}={value} (the run has {recorded.get(name)})"
+            for name, value in self.within(Scope.RUN).items()
+            if recorded.get(name) != value
         ]
 
 
-def _check(field: dataclasses.Field, value: Any) -> None:
-    choices, bounds = field.metadata["choices"], field.metadata["bounds"]
-    if value is None:
-        return
-    if choices and value not in choices:
-        raise UsageError(f"--{field.name}={value!r} is not one of {', '.join(choices)}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"--{field.name}={value} is not a finite number")
-    holds = {
-        "at least": lambda bound: value >= bound,
-        "at most": lambda bound: value <= bound,
-        "above": lambda bound: value > bound,
-        "below": lambda bound: value < bound,
-    }
-    for word, bound in bounds.items():
-        if bound is not None and not holds[word](bound):
-            raise UsageError(f"--{field.name}={value} must be {word} {bound}")
+def flag_values() -> flags.FlagValues:
+    """Returns absl's flags, one for each field of `Config`."""
+    values = flags.FlagValues()
+    for field in dataclasses.fields(Config):
+        known = field.metadata
+        flags.DEFINE(known["parser"], field.name, field.default, known["help"], flag_values=values)
+    return values
+
+
+def from_flags(values: flags.FlagValues) -> Config:
+    """Returns the configuration that parsed `flag_values` describe."""
+    return Config(**{field.name: values[field.name].value for field in dataclasses.fields(Config)})

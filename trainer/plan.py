@@ -1,65 +1,124 @@
-"""What is settled before the first step: what `auto` became, how many steps, and its record.
+"""What a run does: what every `auto` became, its steps and epochs, the calls of its loop.
 
-Apart from the job because the loop needs it as well.
+Arithmetic only, no files and no devices.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib.metadata
-import pathlib
-import platform
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
-import trainer
-from trainer.cluster import devices as distribution
-from trainer.cluster.devices import Cluster, Devices
 from trainer.config import Config
-from trainer.data import Dataset
 from trainer.errors import UsageError
 from trainer.model.recipes import RECIPES
-from trainer.process import startup
-from trainer.run import directory as run_directory
-from trainer.run import files
-from trainer.run.directory import Recorded
 
 GPU_STEPS_PER_LOOP = 200
 
 
 @dataclasses.dataclass(frozen=True)
+class Hardware:
+    """The facts about one replica's device that decide what `auto` becomes.
+
+    Attributes:
+      kind: `CPU` or `GPU`.
+      bfloat16: whether a CPU multiplies bfloat16 matrices (AVX512-BF16 or AMX).
+      compute_capability: of a GPU, for example (8, 0).
+    """
+
+    kind: str
+    bfloat16: bool = False
+    compute_capability: tuple[int, int] = (0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of the compiled loop: steps first ... last - 1 of the superbatch that begins at
+    base.
+    """
+
+    base: int
+    first: int
+    last: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
-    """A run, settled.
+    """What a run does.
 
     Attributes:
       config: resolved, with the data set's and the directory's real names.
-      devices: where it trains.
-      precision: what the layers compute in.
-      jit_compile: what XLA compiles: `loop`, `step` or `off`.
-      steps_per_loop: training steps in a call of the compiled loop.
-      examples: training examples, those held out not counted.
+      examples: training examples, without those held out.
+      precision: what the layers compute in: `float32`, `bfloat16` or `float16`.
+      jit_compile: what XLA compiles: the whole `loop`, each `step`'s gradient, or nothing (`off`).
+      steps_per_loop: training steps in a call of the compiled loop, and in a superbatch.
     """
 
     config: Config
-    devices: Devices
+    examples: int
     precision: str
     jit_compile: str
     steps_per_loop: int
-    examples: int
 
     def epoch_end(self, epoch: int) -> int:
         """Returns the step that ends an epoch; its last batch may reach into the next one."""
         return epoch_end(self.config, self.examples, epoch)
 
-    def epoch_under_way(self, step: int) -> int:
-        """Returns the epoch, counted from 1, in which the step after `step` steps falls."""
+    def epoch_of(self, step: int) -> int:
+        """Returns the epoch, counted from 1, of the step with this index, counted from 0."""
         return step * self.config.batch_size // self.examples + 1
 
     @property
     def total_steps(self) -> int:
-        """The step that ends the run."""
+        """The number of steps of the whole run."""
         return self.epoch_end(self.config.epochs)
+
+    def saves_at(self, step: int) -> bool:
+        """Returns whether a checkpoint is due after `step` steps."""
+        every = self.config.checkpoint_every
+        return step == self.epoch_end(self.epoch_of(step - 1)) or bool(every and step % every == 0)
+
+    def calls(self, step: int) -> Iterator[Call]:
+        """Yields the calls of the loop from `step` to the end of the run.
+
+        A call never crosses the end of a superbatch or an epoch, a checkpoint, or an edge of the
+        steps to profile.
+        """
+        every, profile = self.config.checkpoint_every, self.config.profile
+        while step < self.total_steps:
+            base = step // self.steps_per_loop * self.steps_per_loop
+            ends = [base + self.steps_per_loop, self.epoch_end(self.epoch_of(step))]
+            if every:
+                ends.append((step // every + 1) * every)
+            if profile:
+                ends += [edge for edge in (profile[0] - 1, profile[1]) if edge > step]
+            yield Call(base, step, min(ends))
+            step = min(ends)
+
+
+def make(
+    config: Config, examples: int, hardware: Hardware, replicas: int, *, precision: str | None
+) -> Plan:
+    """Returns the plan of a run.
+
+    Args:
+      config: resolved.
+      examples: training examples, without those held out.
+      hardware: of each replica.
+      replicas: over all workers.
+      precision: that of a run that is resumed, which goes on in it on any machine.
+    """
+    recipe = RECIPES[config.model]
+    per_loop = recipe.steps_per_loop if hardware.kind == "CPU" else GPU_STEPS_PER_LOOP
+    return Plan(
+        config=config,
+        examples=examples,
+        precision=precision
+        or resolve_precision(config.precision, hardware, bfloat16=recipe.bfloat16),
+        jit_compile=resolve_jit_compile(
+            config.jit_compile, hardware, replicas, on_cpu=recipe.jit_compile
+        ),
+        steps_per_loop=config.steps_per_loop or per_loop,
+    )
 
 
 def epoch_end(config: Config, examples: int, epoch: int) -> int:
@@ -67,143 +126,66 @@ def epoch_end(config: Config, examples: int, epoch: int) -> int:
     return -(-epoch * examples // config.batch_size)
 
 
-def examples_to_train_on(config: Config, dataset: Dataset) -> int:
-    """Returns how many training examples are left beside those held out.
+def training_examples(config: Config, examples: int) -> int:
+    """Returns how many of the data set's training examples are left beside those held out.
 
     Raises:
-      UsageError: if there are none, or not a batch of them.
+      UsageError: there are none, or not a batch of them.
     """
-    examples = len(dataset.train_labels) - config.validation_examples
-    if examples < 1:
+    left = examples - config.validation_examples
+    if left < 1:
         raise UsageError(
             f"--validation_examples={config.validation_examples} leaves none of the"
-            f" {len(dataset.train_labels)} training examples to train on; hold out fewer"
+            f" {examples} training examples to train on; hold out fewer"
         )
-    if config.batch_size > examples:
+    if config.batch_size > left:
         raise UsageError(
-            f"--batch_size={config.batch_size} is more than the {examples} training examples;"
-            f" use at most --batch_size={examples}"
+            f"--batch_size={config.batch_size} is more than the {left} training examples;"
+            f" use at most --batch_size={left}"
         )
-    return examples
+    return left
 
 
-def settle(config: Config, cluster: Cluster, dataset: Dataset, recorded: Recorded | None) -> Plan:
-    """Returns the plan of a run, and prepares TensorFlow's devices for it.
+def resolve_precision(flag: str, hardware: Hardware, *, bfloat16: bool) -> str:
+    """Returns what the layers compute in: as asked for, or what is fast and accurate enough.
 
     Args:
-      config: resolved.
-      cluster: this process and the workers beside it.
-      dataset: what it trains on.
-      recorded: what the directory says of a run that is to be resumed.
-
-    Raises:
-      UsageError: if the devices are not there or the numbers do not fit together.
+      flag: `--precision`.
+      hardware: of each replica.
+      bfloat16: whether the model is as accurate in it.
     """
-    examples = examples_to_train_on(config, dataset)
-    recipe = RECIPES[config.model]
-    devices = distribution.set_up(config, cluster)
-    # A run goes on in the precision it began with, on whatever machine it is resumed.
-    precision = recorded.settled.get("precision") if recorded else None
-    return Plan(
-        config=config,
-        devices=devices,
-        precision=precision or distribution.precision(config, devices, bfloat16=recipe.bfloat16),
-        jit_compile=distribution.jit_compile(config, devices, on_cpu=recipe.jit_compile),
-        steps_per_loop=config.steps_per_loop
-        or (recipe.steps_per_loop if devices.kind == "CPU" else GPU_STEPS_PER_LOOP),
-        examples=examples,
-    )
+    if flag != "auto":
+        return flag
+    if hardware.kind == "GPU" and (7, 0) <= hardware.compute_capability < (8, 0):
+        return "float16" if bfloat16 else "float32"
+    fast = hardware.bfloat16 or hardware.compute_capability >= (8, 0)
+    return "bfloat16" if bfloat16 and fast else "float32"
 
 
-def settled_statement(plan: Plan) -> Mapping[str, str]:
-    """Returns what all workers have to agree in once their devices are known."""
-    return {
-        "--precision": plan.precision,
-        "--jit_compile": plan.jit_compile,
-        "devices": f"{len(plan.devices.local_replicas)} {plan.devices.kind}",
-    }
+def resolve_jit_compile(flag: str, hardware: Hardware, replicas: int, *, on_cpu: str) -> str:
+    """Returns what XLA compiles, `loop`, `step` or `off`: as asked for, or what is fast here.
 
-
-def record(plan: Plan, dataset: Dataset, settled: Mapping[str, Any] | None = None) -> None:
-    """Makes the run's directory, clears it of what a killed process left, and writes `config.json`.
+    With several replicas it is each one's gradient, because XLA cannot compile the sum over them.
+    The answer is the same whether the replicas are devices or workers, so that both end with the
+    same weights.
 
     Args:
-      plan: of the run.
-      dataset: what it trains on.
-      settled: what was recorded before, if this process does not train any more.
-
-    Raises:
-      UsageError: if it cannot be written.
+      flag: `--jit_compile`.
+      hardware: of each replica.
+      replicas: over all workers.
+      on_cpu: what to compile on one CPU, `loop` or `step`.
     """
-    import tensorflow as tf
-
-    directory = plan.config.model_dir
-    settled = settled or {
-        "precision": plan.precision,
-        "jit_compile": plan.jit_compile,
-        "steps_per_loop": plan.steps_per_loop,
-        "strategy": plan.devices.name,
-        "devices": plan.devices.kind,
-        "replicas": plan.devices.replicas,
-        "workers": len(plan.devices.cluster.workers),
-        "cpus": startup.available_cpus(),
-    }
-    data = {"name": dataset.name, "source": dataset.source, "sha256": dict(dataset.sha256)}
-    everything = {
-        "config": plan.config.to_dict(),
-        "settled": settled,
-        "data": data,
-        "versions": versions(),
-    }
-    try:
-        files.make_directory(directory)
-        for name in (
-            "",
-            run_directory.SAVED_MODEL,
-            run_directory.CHECKPOINTS,
-            run_directory.FIGURES,
-        ):
-            files.remove_leftovers(files.join(directory, name) if name else directory)
-        run_directory.write_json(directory, run_directory.CONFIG, everything)
-    except (OSError, tf.errors.OpError) as error:
-        if isinstance(error, OSError) and error.errno in files.FULL:
-            raise
-        raise UsageError(
-            f"cannot write to --model_dir={directory}: {str(error).splitlines()[0]};"
-            " give another one"
-        ) from None
+    if flag == "off" or (flag == "auto" and not _xla_is_faster(hardware, on_cpu)):
+        return "off"
+    best = "loop" if hardware.kind == "GPU" else on_cpu
+    if replicas == 1:
+        return best
+    return "step" if hardware.kind == "GPU" or best == "step" or flag == "on" else "off"
 
 
-def versions() -> dict[str, str]:
-    """Returns the versions of what computes."""
-    return {
-        "trainer": trainer.__version__,
-        "code": code_sha256()[:12],
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
-        "platform": platform.platform(),
-    }
-
-
-def code_sha256() -> str:
-    """Returns a digest of this package's source files."""
-    digest = hashlib.sha256()
-    root = pathlib.Path(trainer.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        digest.update(f"{path.relative_to(root)}\n".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def statement(config: Config, dataset: Dataset) -> Mapping[str, Any]:
-    """Returns what all workers of a run have to agree in, by the name an error calls it."""
-    return {
-        **{
-            f"--{name}": str(value)
-            for name, value in config.to_dict().items()
-            if name not in ("data_dir", "resume")
-        },
-        "data": hashlib.sha256(repr(sorted(dataset.sha256.items())).encode()).hexdigest()[:12],
-        "code": code_sha256()[:12],
-        "tensorflow": importlib.metadata.version("tensorflow"),
-    }
+def _xla_is_faster(hardware: Hardware, on_cpu: str) -> bool:
+    if hardware.kind == "GPU":
+        # TensorFlow 2.21's XLA aborts on 12.0: PTX 8.5 does not know it (tensorflow issue 111958).
+        return hardware.compute_capability < (12, 0)
+    # oneDNN's convolutions use a CPU's bfloat16 instructions; XLA converts to float32 and back.
+    return on_cpu == "loop" or not hardware.bfloat16

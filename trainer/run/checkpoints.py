@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import json
-import os
 import re
 import time
 from collections.abc import Callable
@@ -15,7 +14,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.errors import ClusterError
+from trainer.errors import ClusterError, UsageError
+from trainer.plan import Plan
+from trainer.process.console import Console
 from trainer.run import directory as run_directory
 from trainer.run import files
 
@@ -29,8 +30,7 @@ class Progress:
       train_seconds: time spent in the training loop.
       steady_examples, steady_seconds: examples and time after the first call of the loop, which
         includes compilation.
-      epoch_loss, epoch_right: sums over the steps of the epoch that is under way: mean loss, share
-        of right answers.
+      epoch_loss, epoch_correct: sums over the steps of the epoch under way: mean loss, accuracy.
       history: a row for each finished epoch, as in `history.csv`.
     """
 
@@ -39,8 +39,13 @@ class Progress:
     steady_examples: int = 0
     steady_seconds: float = 0.0
     epoch_loss: float = 0.0
-    epoch_right: float = 0.0
+    epoch_correct: float = 0.0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def examples_per_second(self) -> int | None:
+        """The rate of the steady state; None if no call of the loop followed the first."""
+        return round(self.steady_examples / self.steady_seconds) if self.steady_seconds else None
 
 
 class _Saved(tf.train.experimental.PythonState):
@@ -72,13 +77,22 @@ class Checkpoints:
     They are written by a thread, from copies, while training goes on.
 
     Args:
-      directory: where they live.
+      directory: of the run; they live in `checkpoints/` there.
       items: the variables to save, by name (`Trainer.checkpoint_items`).
       keep: how many of the newest to keep.
+      is_chief: whether this process writes them; `save` does nothing elsewhere.
     """
 
-    def __init__(self, directory: str, items: dict[str, list[tf.Variable]], keep: int):
-        self._directory = directory
+    def __init__(
+        self,
+        directory: str,
+        items: dict[str, list[tf.Variable]],
+        *,
+        keep: int,
+        is_chief: bool = True,
+    ):
+        self._run, self._is_chief = directory, is_chief
+        self._directory = files.join(directory, run_directory.CHECKPOINTS)
         self._restored = _Saved(Progress())
         self._checkpoint = tf.train.Checkpoint(progress=self._restored, **items)
         self._variables = tf.nest.flatten(items)
@@ -107,7 +121,7 @@ class Checkpoints:
           ClusterError: this worker cannot read what the chief restored.
         """
         damaged, restored = [], -1
-        for step in run_directory.checkpoint_steps(os.path.dirname(self._directory)):
+        for step in run_directory.checkpoint_steps(self._run):
             problem = self._read(step)
             if problem is None:
                 restored = step
@@ -142,6 +156,8 @@ class Checkpoints:
         The oldest beyond the number to keep is dropped. What may go wrong is raised by the next
         call, or by `wait`.
         """
+        if not self._is_chief:
+            return
         self.wait()
         for own, variable in zip(self._copies, self._variables, strict=True):
             own.assign(variable)
@@ -171,7 +187,7 @@ class Checkpoints:
 
         Done after each save, and at the end of a run: a process may have died between the two.
         """
-        steps = run_directory.checkpoint_steps(os.path.dirname(self._directory))
+        steps = run_directory.checkpoint_steps(self._run)
         # Those of later steps are damaged: training went on from an earlier one.
         kept = [other for other in steps if other <= step][: self._keep]
         self._list(kept)
@@ -199,12 +215,45 @@ class Checkpoints:
         files.write_text(files.join(self._directory, "checkpoint"), "\n".join(lines) + "\n")
 
 
-def is_whole(path: str) -> bool:
-    """Whether every tensor of a checkpoint can be read (its CRC32C included), whatever it is of."""
+def last_is_readable(directory: str) -> bool:
+    """Returns whether every tensor of a run's newest checkpoint can be read (CRC32C included).
+
+    Args:
+      directory: of the run.
+    """
+    newest = run_directory.checkpoint_steps(directory)[0]
+    name = f"{run_directory.CHECKPOINT_PREFIX}{newest}"
     try:
-        reader = tf.train.load_checkpoint(path)
-        for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)
+        reader = tf.train.load_checkpoint(files.join(directory, run_directory.CHECKPOINTS, name))
+        for variable in reader.get_variable_to_shape_map():
+            reader.get_tensor(variable)
     except _DAMAGE:
         return False
     return True
+
+
+def resume(
+    checkpoints: Checkpoints, plan: Plan, from_chief: Callable[[int], int], console: Console
+) -> tuple[Progress, int | None]:
+    """Returns how far a run has come, and the step it is resumed from (None: it begins).
+
+    Raises:
+      UsageError: it has come further than `--epochs`, or `--resume=must` finds nothing sound.
+    """
+    config = plan.config
+    progress, damaged = checkpoints.restore(from_chief)
+    for problem in damaged:
+        console.warn(f"warning: damaged checkpoint passed over: {problem}")
+    if progress is None and config.resume == "must" and damaged:
+        raise UsageError(
+            f"--resume=must, but none of the {len(damaged)} checkpoints in {config.model_dir}"
+            " can be read; restore one, or let --resume=auto begin again"
+        )
+    if progress is None:
+        return Progress(), None
+    if progress.step > plan.total_steps:
+        raise UsageError(
+            f"{config.model_dir} is at step {progress.step:,} already, past the"
+            f" {plan.total_steps:,} of --epochs={config.epochs}; ask for more epochs"
+        )
+    return progress, progress.step

@@ -1,12 +1,10 @@
-"""The directory of a run: its name, what is recorded there, whether this command may go on with it.
-
-Apart from the job so that, for a local path, all of it is answered before TensorFlow is imported.
-"""
+"""The directory of a run: the names in it, its records, and what state the run there is in."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import enum
 import io
 import itertools
 import json
@@ -28,25 +26,32 @@ PREDICTIONS, FIGURES, REPORT = "predictions.png", "figures", "report.html"
 CHECKPOINT_PREFIX = "step-"
 
 
+class State(enum.Enum):
+    """How far the run in a directory has come."""
+
+    NEW = "there is none"
+    RESUMABLE = "it goes on from its newest checkpoint"
+    TRAINED = "its newest checkpoint is that of its last step; its results are not written"
+    FINISHED = "everything is written"
+
+
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """What a run directory says of its run.
+    """The run that a directory holds.
 
     Attributes:
-      config: the resolved configuration, `Config.to_dict`.
-      settled: what `auto` became.
+      state: how far it has come.
+      config: the resolved configuration, `Config.to_dict`; empty if there is no run.
+      resolved: what `auto` became, the devices and the cluster it was last trained on.
       data: name and checksums of the data set.
-      metrics: `metrics.json`, None until the run has finished.
+      epochs: of the finished run; 0 before.
     """
 
-    config: Mapping[str, Any]
-    settled: Mapping[str, Any]
-    data: Mapping[str, Any]
-    metrics: Mapping[str, Any] | None
-
-    def finished(self, epochs: int) -> bool:
-        """Whether the run has finished with at least this many epochs."""
-        return bool(self.metrics and self.metrics["finished"] and self.metrics["epochs"] >= epochs)
+    state: State
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    epochs: int = 0
 
 
 def default_path(dataset: str, model: str) -> str:
@@ -56,108 +61,127 @@ def default_path(dataset: str, model: str) -> str:
     return next(path for path in paths if not os.path.lexists(path))
 
 
-def open_for(config: Config, *, is_chief: bool = True) -> Recorded | None:
-    """Returns what `config.model_dir` has recorded, None if it holds no run.
+def examine(
+    config: Config,
+    *,
+    is_chief: bool = True,
+    last_step: int | None = None,
+    data_sha256: Mapping[str, str] | None = None,
+) -> Recorded:
+    """Returns what `config.model_dir` holds.
+
+    Args:
+      config: as the flags gave it, or with the data set's real name.
+      is_chief: whether this process is going to write there.
+      last_step: of the whole run; without it `TRAINED` cannot be told from `RESUMABLE`.
+      data_sha256: of the data set's arrays, once they are known (`Dataset.sha256`).
 
     Raises:
-      UsageError: if the path is no directory or not writable, the record is damaged, or the run
-        there is another one than `config` describes or not what `--resume` allows.
+      UsageError: the path is no directory or not writable, a record in it is damaged, or the run
+        there is another one than this, or not what `--resume` allows.
     """
     path = config.model_dir or "runs"
     if files.is_local(path):
         _check_writable(path, is_chief)
-    recorded = read(config.model_dir) if config.model_dir else None
-    if recorded is None:
+    recorded = read(config.model_dir) if config.model_dir else Recorded(State.NEW)
+    if recorded.state is State.NEW:
         if config.resume == "must":
             raise UsageError(
                 f"--resume=must, but there is no run in {config.model_dir or 'a new directory'};"
                 " give the --model_dir of one"
             )
-        return None
+        return recorded
     if config.resume == "never":
         raise UsageError(f"--resume=never, but {path} holds a run; give another --model_dir")
+    _check_same_run(config, recorded, data_sha256 or {})
+    if recorded.state is State.FINISHED and recorded.epochs >= config.epochs:
+        return recorded
+    trained = last_step is not None and checkpoint_steps(path)[:1] == [last_step]
+    return dataclasses.replace(recorded, state=State.TRAINED if trained else State.RESUMABLE)
+
+
+def finished_line(config: Config, recorded: Recorded) -> str:
+    """Returns what to print about a run that is finished already."""
+    return (
+        f"{config.model_dir}: finished already, {counted(recorded.epochs, 'epoch')};"
+        " more --epochs continue it"
+    )
+
+
+def has_finished(config: Config) -> bool:
+    """Returns whether the run is finished: another worker may have done it meanwhile."""
+    recorded = read(config.model_dir)
+    return recorded.state is State.FINISHED and recorded.epochs >= config.epochs
+
+
+def read(path: str) -> Recorded:
+    """Returns what the run directory `path` has recorded.
+
+    Raises:
+      UsageError: a record there is damaged.
+    """
+    record = _read_json(path, CONFIG, {"config": dict, "resolved": dict, "data": dict})
+    if record is None:
+        return Recorded(State.NEW)
+    valid = {
+        "data.sha256": isinstance(record["data"].get("sha256", {}), dict),
+        "resolved.precision": record["resolved"].get("precision", "float32") in PRECISIONS,
+    }
+    for field in (field for field, holds in valid.items() if not holds):
+        raise _invalid(files.join(path, CONFIG), field)
+    metrics = _read_json(path, METRICS, {"finished": bool, "epochs": int})
+    epochs = metrics["epochs"] if metrics and metrics["finished"] else 0
+    state = State.FINISHED if epochs else State.RESUMABLE
+    return Recorded(state, record["config"], record["resolved"], record["data"], epochs)
+
+
+def checkpoint_steps(path: str) -> list[int]:
+    """Returns the steps of the checkpoints in the run directory `path`, newest first.
+
+    They are read off the files, so that a damaged list of TensorFlow's manager hides none.
+    """
+    pattern = re.compile(re.escape(CHECKPOINT_PREFIX) + r"(\d+)\.index")
+    names = map(pattern.fullmatch, files.names_in(files.join(path, CHECKPOINTS)))
+    return sorted((int(match[1]) for match in names if match), reverse=True)
+
+
+def prepare(path: str) -> None:
+    """Makes the run directory and removes the temporary files that a killed process left in it."""
+    files.make_directory(path)
+    for name in (SAVED_MODEL, CHECKPOINTS, FIGURES):
+        files.remove_leftovers(files.join(path, name))
+    files.remove_leftovers(path)
+
+
+def write_json(path: str, name: str, record: Mapping[str, Any]) -> None:
+    """Writes a record as the file `name` of the run directory `path`."""
+    files.write_text(files.join(path, name), json.dumps(record, indent=2) + "\n")
+
+
+def write_history(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes `history.csv`, a row an epoch; what was not measured (validation) stays empty."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    files.write_text(files.join(path, HISTORY), text.getvalue())
+
+
+def _check_same_run(config: Config, recorded: Recorded, data_sha256: Mapping[str, str]) -> None:
     wanted = config.resolved()
     if config.dataset == "auto":  # what that is, is only known once the data was looked for
         wanted = dataclasses.replace(wanted, dataset=recorded.config.get("dataset"))
     differences = wanted.differences(recorded.config)
-    if differences:
-        raise UsageError(
-            f"{path} holds another run: {', '.join(differences)};"
-            " give another --model_dir or the run's flags"
-        )
-    return recorded
-
-
-def read(path: str) -> Recorded | None:
-    """Returns what the run directory `path` has recorded, None if it holds no run.
-
-    Raises:
-      UsageError: if a record there is damaged.
-    """
-    config = _read_json(path, CONFIG, {"config": dict, "settled": dict, "data": dict})
-    if config is None:
-        return None
-    parts = {
-        "data.sha256": isinstance(config["data"].get("sha256", {}), dict),
-        "settled.precision": config["settled"].get("precision", "float32") in PRECISIONS,
-    }
-    for field, valid in parts.items():
-        if not valid:
-            raise _invalid(files.join(path, CONFIG), field)
-    metrics = _read_json(path, METRICS, {"finished": bool, "epochs": int})
-    return Recorded(config["config"], config["settled"], config["data"], metrics)
-
-
-def _read_json(directory: str, name: str, fields: Mapping[str, type]) -> dict[str, Any] | None:
-    path = files.join(directory, name)
-    try:
-        text = files.read_text(path)
-        if text is None:
-            return None
-        record = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{path} cannot be read: {error}; move it away or give another --model_dir"
-        ) from None
-    if not isinstance(record, dict):
-        raise UsageError(f"{path} is not a JSON object; move it away or give another --model_dir")
-    for field, kind in fields.items():
-        if not isinstance(record.get(field), kind):
-            raise _invalid(path, field)
-    return record
-
-
-def _invalid(path: str, field: str) -> UsageError:
-    return UsageError(f"{path} has no valid {field!r}; move it away or give another --model_dir")
-
-
-def check_data(config: Config, recorded: Recorded, sha256: Mapping[str, str]) -> None:
-    """Raises `UsageError` unless the run was started on the very same data.
-
-    Args:
-      config: with the data set's real name.
-      recorded: of the run directory.
-      sha256: of the data set's arrays (`Dataset.sha256`).
-    """
-    differences = config.differences(recorded.config)
+    known = recorded.data.get("sha256", {})
     differences += [
-        f"{name} differ"
-        for name in sha256
-        if recorded.data.get("sha256", {}).get(name) != sha256[name]
+        f"{name} differ" for name in data_sha256 if known.get(name) != data_sha256[name]
     ]
     if differences:
         raise UsageError(
-            f"{config.model_dir} holds a run on other data: {', '.join(differences)};"
-            " give another --model_dir or the run's data"
+            f"{config.model_dir} holds another run: {', '.join(differences)};"
+            " give another --model_dir, or the run's flags and data"
         )
-
-
-def finished_line(config: Config, recorded: Recorded) -> str:
-    """Returns what to say of a run that is finished already."""
-    return (
-        f"{config.model_dir}: finished already, {counted(recorded.metrics['epochs'], 'epoch')};"
-        " more --epochs continue it"
-    )
 
 
 def _check_writable(path: str, is_chief: bool) -> None:
@@ -172,31 +196,32 @@ def _check_writable(path: str, is_chief: bool) -> None:
             place = os.path.dirname(place)
         tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
+        raise unwritable(path, error.strerror) from None
+
+
+def unwritable(path: str, reason: object) -> UsageError:
+    """Returns the error for a run directory that cannot be written from the start."""
+    return UsageError(f"cannot write to --model_dir={path}: {reason}; give another one")
+
+
+def _read_json(directory: str, name: str, fields: Mapping[str, type]) -> dict[str, Any] | None:
+    path = files.join(directory, name)
+    try:
+        text = files.read_text(path)
+        if text is None:
+            return None
+        record = json.loads(text)
+        if not isinstance(record, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
-            f"cannot write to --model_dir={path}: {error.strerror}; give another one"
+            f"{path} cannot be read: {error}; move it away or give another --model_dir"
         ) from None
+    for field, kind in fields.items():
+        if not isinstance(record.get(field), kind):
+            raise _invalid(path, field)
+    return record
 
 
-def checkpoint_steps(path: str) -> list[int]:
-    """Returns the steps of the checkpoints in the run directory `path`, newest first.
-
-    They are read off the files, so that a damaged list of TensorFlow's manager hides none.
-    """
-    pattern = re.compile(re.escape(CHECKPOINT_PREFIX) + r"(\d+)\.index")
-    names = map(pattern.fullmatch, files.names_in(files.join(path, CHECKPOINTS)))
-    return sorted((int(match[1]) for match in names if match), reverse=True)
-
-
-def write_json(directory: str, name: str, record: Mapping[str, Any]) -> None:
-    """Writes a record as the file `name` of the run directory."""
-    files.write_text(files.join(directory, name), json.dumps(record, indent=2) + "\n")
-
-
-def write_history(directory: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes `history.csv`, a row an epoch; what there is none of (validation) stays empty."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    files.write_text(files.join(directory, HISTORY), text.getvalue())
+def _invalid(path: str, field: str) -> UsageError:
+    return UsageError(f"{path} has no valid {field!r}; move it away or give another --model_dir")

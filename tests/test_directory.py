@@ -1,0 +1,125 @@
+"""The directory of a run: what is recorded there decides who may go on with it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+
+import pytest
+
+from trainer.config import Config
+from trainer.errors import UsageError
+from trainer.run import directory as run_directory
+from trainer.run.directory import State, examine
+
+SHA256 = {"train_images": "a", "train_labels": "b"}
+
+
+def write(directory: pathlib.Path, *, finished_epochs: int = 0, **flags: object) -> None:
+    """Makes `directory` that of a run with these flags."""
+    config = Config(dataset="mnist", **flags).resolved().to_dict()
+    record = {"config": config, "resolved": {}, "data": {"sha256": SHA256}}
+    run_directory.write_json(str(directory), "config.json", record)
+    if finished_epochs:
+        metrics = {"finished": True, "epochs": finished_epochs}
+        run_directory.write_json(str(directory), "metrics.json", metrics)
+
+
+def checkpoint(directory: pathlib.Path, *steps: int) -> None:
+    for step in steps:
+        path = directory / "checkpoints" / f"step-{step}.index"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+
+def test_no_directory_and_an_empty_one_hold_no_run(tmp_path: pathlib.Path) -> None:
+    for path in (tmp_path / "new", tmp_path):
+        assert examine(Config(model_dir=str(path), resume="never")).state is State.NEW
+    assert examine(Config()).state is State.NEW
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("finished", "steps", "epochs", "state"),
+    [
+        (0, (), 5, State.RESUMABLE),
+        (0, (10, 20), 5, State.RESUMABLE),
+        (0, (10, 50), 5, State.TRAINED),
+        (5, (50,), 5, State.FINISHED),
+        (5, (50,), 3, State.FINISHED),
+        (5, (40,), 6, State.RESUMABLE),
+        (5, (50,), 6, State.TRAINED),
+    ],
+)
+def test_a_directory_says_how_far_its_run_has_come(
+    tmp_path: pathlib.Path, finished: int, steps: tuple[int, ...], epochs: int, state: State
+) -> None:
+    """50 is the run's last step."""
+    write(tmp_path, finished_epochs=finished)
+    checkpoint(tmp_path, *steps)
+    config = Config(model_dir=str(tmp_path), epochs=epochs)
+    assert examine(config, last_step=50, data_sha256=SHA256).state is state
+    assert run_directory.has_finished(config) is (state is State.FINISHED)
+
+
+@pytest.mark.parametrize("flags", [{}, {"dataset": "mnist"}, {"epochs": 9}, {"resume": "must"}])
+def test_the_same_run_goes_on(tmp_path: pathlib.Path, flags: dict[str, object]) -> None:
+    write(tmp_path)
+    recorded = examine(Config(model_dir=str(tmp_path), **flags))
+    assert recorded.state is State.RESUMABLE
+    assert recorded.config["dataset"] == "mnist"
+
+
+def test_another_run_is_refused_with_all_that_differs(tmp_path: pathlib.Path) -> None:
+    write(tmp_path, seed=1, augment="none")
+    config = Config(model_dir=str(tmp_path), seed=2, augment="shift", epochs=7)
+    with pytest.raises(UsageError) as caught:
+        examine(config, data_sha256=SHA256 | {"train_labels": "c"})
+    for difference in ("--seed=2", "--augment=shift", "train_labels"):
+        assert difference in str(caught.value)
+    assert "--epochs" not in str(caught.value)
+
+
+def test_resume_says_which_directories_will_do(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UsageError, match="--resume=must"):
+        examine(Config(model_dir=str(tmp_path), resume="must"))
+    write(tmp_path)
+    with pytest.raises(UsageError, match="--resume=never"):
+        examine(Config(model_dir=str(tmp_path), resume="never"))
+
+
+def test_a_new_run_never_takes_the_name_of_another(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = set()
+    for _ in range(3):
+        path = run_directory.default_path("mnist", "mlp")
+        os.makedirs(path)
+        paths.add(path)
+    assert len(paths) == 3
+    assert all(re.fullmatch(r"runs/mnist-mlp-\d{8}-\d{6}(-\d)?", path) for path in paths)
+
+
+def test_the_test_for_writing_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+    examine(Config(model_dir=str(tmp_path / "a" / "b")))
+    assert os.listdir(tmp_path) == []
+
+
+def test_history_has_a_row_an_epoch_and_empty_fields_for_what_is_not_there(
+    tmp_path: pathlib.Path,
+) -> None:
+    rows = [{"epoch": e, "train_loss": 1 / e, "validation_loss": None} for e in (1, 2)]
+    run_directory.write_history(str(tmp_path), rows)
+    text = (tmp_path / "history.csv").read_bytes()
+    assert text == b"epoch,train_loss,validation_loss\n1,1.0,\n2,0.5,\n"
+
+
+def test_checkpoints_are_found_by_their_files_newest_first(tmp_path: pathlib.Path) -> None:
+    directory = tmp_path / "checkpoints"
+    directory.mkdir()
+    assert run_directory.checkpoint_steps(str(tmp_path)) == []
+    for name in ("step-9.index", "step-100.index", "step-7.data-00000-of-00001", "checkpoint"):
+        (directory / name).touch()
+    assert run_directory.checkpoint_steps(str(tmp_path)) == [100, 9]
