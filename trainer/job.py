@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shlex
 from collections.abc import Mapping
@@ -140,19 +141,13 @@ def _train_and_finish(
 
     config, is_chief = settled.config, settled.devices.cluster.is_chief
     peers, console, stop = process.peers, process.console, process.stop
-    trainer = Trainer(
-        config,
-        settled.devices,
-        precision=settled.precision,
-        jit_compile=settled.jit_compile,
-        total_steps=settled.total_steps,
-    )
+    trainer = Trainer(settled, settled.devices)
     checkpoints = Checkpoints(
         files.join(config.model_dir, run_directory.CHECKPOINTS),
         trainer.checkpoint_items(),
         keep=config.keep_checkpoints,
     )
-    progress, damaged = checkpoints.restore(trainer.from_chief)
+    progress, damaged = checkpoints.restore(functools.partial(loop.from_chief, settled.devices))
     for path in damaged:
         console.warn(f"warning: damaged checkpoint passed over: {path}")
     resumed_from = progress.step if progress else None
@@ -207,8 +202,8 @@ def finish(run: Run, resumed_from: int | None) -> None:
     """Touches the test set, once; then exports the model, draws the pictures, writes the result."""
     import tensorflow as tf
 
+    from trainer.loop import evaluate
     from trainer.model import networks
-    from trainer.model.trainer import evaluate
     from trainer.results import charts, export, figures, report, tensorboard
 
     settled, config, dataset, step = run.plan, run.plan.config, run.dataset, run.progress.step

@@ -7,11 +7,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from trainer.cluster.devices import Devices
 from trainer.data import Dataset, pipeline
 from trainer.errors import UsageError
-from trainer.model.trainer import LoopResult, Trainer, evaluate
+from trainer.model.trainer import LoopResult, Trainer
 from trainer.plan import Plan
 from trainer.process.console import Console
 from trainer.process.startup import StopSignals
@@ -95,7 +97,7 @@ def _train(run: Run) -> bool:
         if epoch_done:
             _end_epoch(run, epoch)
             lap("validation")
-        stopping = run.trainer.any_worker(run.stop.received is not None)
+        stopping = any_worker(plan.devices, run.stop.received is not None)
         every = plan.config.checkpoint_every
         due = epoch_done or stopping or (every and progress.step % every == 0)
         if run.summaries and due:
@@ -107,30 +109,52 @@ def _train(run: Run) -> bool:
     return True
 
 
+def any_worker(devices: Devices, here: bool) -> bool:
+    """Returns whether `here` is true on any worker; all have to ask at the same time."""
+    return _sum_over_workers(devices, int(here)) > 0
+
+
+def from_chief(devices: Devices, value: int) -> int:
+    """Returns the `value` that the chief passes; every worker has to ask at the same time."""
+    return _sum_over_workers(devices, value if devices.cluster.is_chief else 0)
+
+
+def _sum_over_workers(devices: Devices, value: int) -> int:
+    if len(devices.cluster.workers) == 1:
+        return value
+    strategy = devices.strategy
+    copies = strategy.run(tf.identity, (tf.constant(value, tf.int64),))
+    total = int(strategy.reduce(tf.distribute.ReduceOp.SUM, copies, axis=None))
+    return total // len(devices.local_replicas)
+
+
+def evaluate(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Returns the mean cross-entropy in nats and the accuracy, every example counted once."""
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    log_probabilities = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    loss = -log_probabilities[np.arange(len(labels)), labels].mean()
+    return float(loss), float((logits.argmax(1) == labels).mean())
+
+
 def _batches(run: Run) -> Iterator[Any]:
     """Returns the superbatches from where the run stands; the first is prepared from now on."""
     plan, config, step = run.plan, run.plan.config, run.progress.step
     if step == plan.total_steps:
         return iter(())
 
-    def local_batches(context: tf.distribute.InputContext | None = None) -> tf.data.Dataset:
-        return pipeline.training_batches(
-            run.dataset.train_images[: plan.examples],
-            run.dataset.train_labels[: plan.examples],
-            global_batch_size=config.batch_size,
-            seed=config.seed,
-            augment=config.augment,
-            first_step=step,
-            last_step=plan.total_steps,
-            steps_per_loop=plan.steps_per_loop,
-            replicas=plan.devices.replicas,
-            local_replicas=plan.devices.local_replicas,
-        )
-
-    if len(plan.devices.local_replicas) == 1 and plan.devices.kind == "CPU":
-        # Nothing to hand out; and what a strategy hands out slows the mlp's steps by a fifth.
-        return iter(local_batches())
-    return iter(plan.devices.strategy.distribute_datasets_from_function(local_batches))
+    datasets = pipeline.training_batches(
+        run.dataset.train_images[: plan.examples],
+        run.dataset.train_labels[: plan.examples],
+        global_batch_size=config.batch_size,
+        seed=config.seed,
+        augment=config.augment,
+        first_step=step,
+        last_step=plan.total_steps,
+        steps_per_loop=plan.steps_per_loop,
+        replicas=plan.devices.replicas,
+        local_replicas=plan.devices.local_replicas,
+    )
+    return pipeline.distribute(datasets, plan.devices.strategy)
 
 
 def _calls(run: Run, batches: Iterator[Any]) -> Iterator[tuple[Any, int, int, int]]:
