@@ -1,0 +1,129 @@
+"""Random distortions of the training digits.
+
+Each takes images as uint8 [n, 30, 30], in a black margin of one pixel, and for each image some
+random offsets between -1 and 1, shares of the largest distortion, and returns uint8 [n, 28, 28],
+interpolated bilinearly.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+# The largest distortions of augment="shift" and "affine".
+SHIFT = 0.5  # pixels
+AFFINE_SHIFT = 1.5  # pixels
+ROTATION = math.radians(10)
+SCALE = 0.1  # relative, of height and width independently
+SHEAR = 0.1  # pixels to the side for each pixel of height
+
+# Those of augment="elastic": as many times as much, and of each control point in each direction.
+ELASTIC = 1.6
+BEND = 1.6  # pixels
+_CONTROLS = 4  # control points in each direction
+
+
+def random_offsets(steps: tf.Tensor, seed: int, shape: tuple[int, int]) -> tf.Tensor:
+    """Returns float32 [steps, *shape] in [-1, 1), a function of (seed, step) for each of `steps`.
+
+    Args:
+      steps: int64 [steps].
+      seed: of the run.
+      shape: (examples, offsets for each) of a global batch.
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def of_step(step: tf.Tensor) -> tf.Tensor:
+        key = tf.stack([tf.constant(seed, tf.int64), step])
+        return tf.random.stateless_uniform(shape, key, -1.0, 1.0, alg="philox")
+
+    return tf.map_fn(of_step, steps, fn_output_signature=tf.TensorSpec(shape, tf.float32))
+
+
+def padded(images: np.ndarray) -> tf.Tensor:
+    """Returns uint8 [n, 30, 30] for [n, 28, 28]; once, for XLA pads by testing every pixel."""
+    return tf.pad(images, ((0, 0), (1, 1), (1, 1)))
+
+
+def shift(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+    """Moves images; offsets float32 [n, 2]: down, right."""
+    by = offsets[:, :, None, None] * SHIFT
+    # The weights of the pixel before, the pixel itself and the one after it, [n, 2, 1, 1].
+    taps = tf.nn.relu(by), 1 - tf.abs(by), tf.nn.relu(-by)
+    moved = sum(
+        taps[row][:, 0]
+        * taps[column][:, 1]
+        * tf.cast(images[:, row : row + 28, column : column + 28], tf.float32)
+        for row in range(3)
+        for column in range(3)
+    )
+    return tf.cast(moved + 0.5, tf.uint8)
+
+
+def affine(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+    """Distorts images; offsets float32 [n, 6]: down, right, rotation, height, width, shear."""
+    return _sampled(images, *_affine_coordinates(offsets))
+
+
+def elastic(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+    """Distorts images as `affine` does, only more, and bends them smoothly.
+
+    The bend is a field of displacements after Simard, Steinkraus and Platt, "Best practices for
+    convolutional neural networks applied to visual document analysis", 2003, section 2; smooth
+    because it is a cubic B-spline over a coarse grid of control points. Offsets float32 [n, 38]:
+    those of `affine`, then the control points', right and down.
+    """
+    x, y = _affine_coordinates(offsets[:, :6] * ELASTIC)
+    controls = tf.reshape(offsets[:, 6:], (-1, 2, _CONTROLS, _CONTROLS)) * BEND
+    spline = tf.constant(_spline())
+    bend_x, bend_y = tf.unstack(tf.einsum("yi,ncij,xj->cnyx", spline, controls, spline))
+    return _sampled(images, x + bend_x, y + bend_y)
+
+
+def _affine_coordinates(offsets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns x and y, float32 [n, 28, 28], in the image of each pixel of the result."""
+    down, right, turn, tall, wide, slant = tf.unstack(offsets[:, :, None, None], axis=1)
+    angle = turn * ROTATION
+    height, width = 1 + tall * SCALE, 1 + wide * SCALE
+    x, y = tf.range(28.0), tf.range(28.0)[:, None]
+    centre = (28 - 1) / 2
+    x, y = x - centre, y - centre
+    from_x = tf.cos(angle) / width * x + (tf.sin(angle) / width + slant * SHEAR) * y
+    from_y = tf.cos(angle) / height * y - tf.sin(angle) / height * x
+    return from_x + centre + right * AFFINE_SHIFT, from_y + centre + down * AFFINE_SHIFT
+
+
+def _sampled(images: tf.Tensor, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Interpolates images at x and y, counted without the margin."""
+    left, top = (tf.clip_by_value(coordinate + 1, 0.0, 28.999) for coordinate in (x, y))
+    column, row = tf.floor(left), tf.floor(top)
+    right, below = left - column, top - row  # the weights of the pixels there
+    flat = tf.reshape(images, (-1, 30 * 30))
+    first = tf.cast(row * 30 + column, tf.int32)
+
+    def pixel(offset):
+        found = tf.gather(flat, tf.reshape(first, (-1, 28 * 28)) + offset, batch_dims=1)
+        return tf.cast(tf.reshape(found, tf.shape(left)), tf.float32)
+
+    upper = pixel(0) * (1 - right) + pixel(1) * right
+    lower = pixel(30) * (1 - right) + pixel(31) * right
+    return tf.cast(upper * (1 - below) + lower * below + 0.5, tf.uint8)
+
+
+def _spline() -> np.ndarray:
+    """The weights of the control points for each pixel of a row, float32 [28, controls]."""
+    at = (np.arange(28) + 0.5) / 28 * _CONTROLS - 0.5
+    far = np.abs(at[:, None] - np.arange(_CONTROLS))
+    near = 2 / 3 - far**2 + far**3 / 2
+    weights = np.where(far < 1, near, np.maximum(2 - far, 0) ** 3 / 6)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+# Each distortion with the number of offsets it takes for an image.
+DISTORTIONS = {
+    "shift": (shift, 2),
+    "affine": (affine, 6),
+    "elastic": (elastic, 6 + 2 * _CONTROLS**2),
+}
