@@ -16,9 +16,10 @@ from trainer.config import Config
 from trainer.data import Dataset
 from trainer.errors import UsageError
 from trainer.plan import Plan
-from trainer.process import startup
+from trainer.process import command_line, startup
+from trainer.process.clock import Clock
 from trainer.process.console import Console, counted
-from trainer.process.stopwatch import Stopwatch
+from trainer.process.signals import StopSignals
 from trainer.run import directory as run_directory
 from trainer.run import files, lock
 from trainer.run.directory import Recorded
@@ -40,8 +41,8 @@ class _Process:
 
     peers: Peers
     console: Console
-    stop: startup.StopSignals
-    stopwatch: Stopwatch
+    stop: StopSignals
+    stopwatch: Clock
 
 
 def run(
@@ -49,7 +50,7 @@ def run(
     cluster: Cluster,
     *,
     console: Console,
-    stop: startup.StopSignals,
+    stop: StopSignals,
     dataset: Dataset | None = None,
 ) -> None:
     """Trains as `config` says, from wherever its directory stands, and leaves everything there.
@@ -73,7 +74,7 @@ def run(
         # A lost worker is reported once, by name, and not by every operation that it fails.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     startup.keep_freed_memory()
-    peers, stopwatch = Peers(cluster, silence_s=config.peer_timeout_s), Stopwatch()
+    peers, stopwatch = Peers(cluster, silence_s=config.peer_timeout_s), Clock()
     try:
         config, cluster, dataset = prepare.prepare(
             config, cluster, peers, dataset, console, stopwatch
@@ -97,7 +98,7 @@ def _run_there(config: Config, cluster: Cluster, dataset: Dataset, process: _Pro
         settled = plan.settle(config, cluster, dataset, recorded)
         if len(cluster.workers) > 1:
             process.peers.agree(plan.settled_statement(settled))
-        process.stop.take_back()
+        process.stop.install()
         if cluster.is_chief:
             # Only to finish may not be where it was trained: what trained it stays on record.
             trained = recorded and prepare.only_finishing_is_left(config, dataset)
@@ -314,6 +315,6 @@ def _say_where(run: Run, metrics: Mapping[str, Any], saved_model: str) -> None:
     say()
     say(f"Everything is in {where}: report.html, predictions.png, metrics.json, saved_model/")
     runs, where = shlex.quote(os.path.dirname(where) or where), shlex.quote(where)
-    tensorboard, python = startup.as_typed("tensorboard"), startup.as_typed("python")
-    say(f"  see the curves   {tensorboard} --logdir {runs}")
+    python = command_line.shell_python()
+    say(f"  see the curves   {python} -m tensorboard.main --logdir {runs}")
     say(f"  read your own    {python} -m trainer.predict --model_dir {where} image.png")

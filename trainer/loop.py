@@ -13,9 +13,9 @@ from trainer.data import Dataset, pipeline
 from trainer.errors import UsageError
 from trainer.model.trainer import LoopResult, Trainer, evaluate
 from trainer.plan import Plan
+from trainer.process.clock import Clock
 from trainer.process.console import Console
-from trainer.process.startup import StopSignals
-from trainer.process.stopwatch import Stopwatch
+from trainer.process.signals import StopSignals
 from trainer.results import tensorboard
 from trainer.results.event_files import Summaries
 from trainer.run import directory as run_directory
@@ -47,7 +47,7 @@ class Run:
     summaries: Summaries | None
     console: Console
     stop: StopSignals
-    stopwatch: Stopwatch
+    stopwatch: Clock
 
 
 def train(run: Run) -> bool:

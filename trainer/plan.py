@@ -20,7 +20,7 @@ from trainer.config import Config
 from trainer.data import Dataset
 from trainer.errors import UsageError
 from trainer.model.recipes import RECIPES
-from trainer.process import startup
+from trainer.process.cpus import available_cpus
 from trainer.run import directory as run_directory
 from trainer.run import files
 from trainer.run.directory import Recorded
@@ -146,7 +146,7 @@ def record(plan: Plan, dataset: Dataset, settled: Mapping[str, Any] | None = Non
         "devices": plan.devices.kind,
         "replicas": plan.devices.replicas,
         "workers": len(plan.devices.cluster.workers),
-        "cpus": startup.available_cpus(),
+        "cpus": available_cpus(),
     }
     data = {"name": dataset.name, "source": dataset.source, "sha256": dict(dataset.sha256)}
     everything = {

@@ -1,11 +1,7 @@
-"""Whole files or none: every output is written under a temporary name and renamed.
+"""Whole files or none: each output is written under a temporary name, synced and renamed.
 
-Apart from the outputs themselves because they all rest on it. Local paths are handled without
-TensorFlow, so that a run directory can be looked at before it is imported; any other path (`gs://`,
-`ram://`) goes through `tf.io.gfile`.
+Local paths are handled without TensorFlow, all others (`gs://`, `ram://`) by `tf.io.gfile`.
 """
-
-from __future__ import annotations
 
 import contextlib
 import errno
@@ -19,24 +15,21 @@ from collections.abc import Iterator, Sequence
 from trainer.errors import StorageError
 from trainer.process.startup import import_tensorflow
 
-# In front of the name, since `tf.io.gfile` takes a path on `ram://` for a directory if another one
-# begins with it.
+# A prefix, as `tf.io.gfile` takes a path on `ram://` for a directory if another begins with it.
 _TEMPORARY = re.compile(r"\.partial-[0-9a-f]{8}-")
-# What TensorFlow calls the parts of a checkpoint that it has not finished.
-_UNFINISHED = re.compile(r"step-\d+.*(_temp|\.tempstate\d+)$")
 
 # What only a write can meet; such an error does not name the file.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def is_local(path: str) -> bool:
-    """Whether `path` is one of this machine's file system, not of `tf.io.gfile`'s others."""
+    """Whether `path` is one of this machine's file system."""
     return "://" not in path
 
 
 def join(directory: str, *names: str) -> str:
     """Returns the path of `names` below `directory`."""
-    return os.path.join(directory, *names) if is_local(directory) else "/".join((directory, *names))
+    return os.path.join(directory, *names)
 
 
 def _gfile():
@@ -44,7 +37,7 @@ def _gfile():
 
 
 def make_directory(path: str) -> None:
-    """Makes `path` and its parents; that it exists already is fine."""
+    """Makes `path` and its parents; it may exist."""
     if is_local(path):
         os.makedirs(path, exist_ok=True)
     else:
@@ -79,15 +72,11 @@ def read_text(path: str) -> str | None:
 
 def write_bytes(path: str, content: bytes) -> None:
     """Writes `content` as the file `path`: a reader sees the old file or the new one, whole."""
-    with replacing(path) as temporary:
-        if is_local(path):
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        else:
-            with _gfile().GFile(temporary, "wb") as file:
-                file.write(content)
+    with (
+        replacing(path) as temporary,
+        open(temporary, "wb") if is_local(path) else _gfile().GFile(temporary, "wb") as file,
+    ):
+        file.write(content)
 
 
 def write_text(path: str, text: str) -> None:
@@ -96,40 +85,22 @@ def write_text(path: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
-    """Yields a temporary path beside `path`; what the block made there then becomes `path`.
+def replacing(path: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
+    """Yields a temporary path beside `path`; the file or directory the block makes becomes `path`.
 
-    If the block raises it is removed instead.
+    If the block raises, what it made is removed.
+
+    Args:
+      path: where the output belongs.
+      endings: of several files that the block makes of the temporary path; they are renamed in this
+        order.
     """
-    temporary, old = _beside(path), _beside(path)
-    try:
-        yield temporary
-        # A directory is not replaced by a rename, and is not to be seen half removed.
-        if replaced := _is_directory(path):
-            _rename(path, old)
-        _rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(Exception):
-            remove(temporary)
-        raise
-    if replaced:
-        remove(old)
-
-
-@contextlib.contextmanager
-def publishing(path: str, endings: Sequence[str]) -> Iterator[str]:
-    """Yields a temporary path beside `path`, for several files that the block makes of it.
-
-    With these endings, and in this order, they then become files of `path`.
-    """
-    temporary = _beside(path)
+    directory, name = os.path.split(path)
+    temporary = join(directory, f".partial-{uuid.uuid4().hex[:8]}-{name}")
     try:
         yield temporary
         for ending in endings:
-            if is_local(temporary):
-                with open(temporary + ending, "rb") as file:
-                    os.fsync(file.fileno())
-            _rename(temporary + ending, path + ending)
+            _publish(temporary + ending, path + ending)
     except BaseException:
         for ending in endings:
             with contextlib.suppress(Exception):
@@ -137,10 +108,18 @@ def publishing(path: str, endings: Sequence[str]) -> Iterator[str]:
         raise
 
 
-def _beside(path: str) -> str:
-    directory, _, name = path.rpartition("/")
-    part = f".partial-{uuid.uuid4().hex[:8]}-{name}"
-    return f"{directory}/{part}" if directory else part
+def _publish(temporary: str, path: str) -> None:
+    if is_local(temporary):
+        for file in (temporary, *pathlib.Path(temporary).rglob("*")):
+            if os.path.isfile(file):
+                with open(file, "rb") as content:
+                    os.fsync(content.fileno())
+    old = f"{temporary}.old"
+    if replaced := _is_directory(path):  # directories cannot be replaced by a rename
+        _rename(path, old)
+    _rename(temporary, path)
+    if replaced:
+        remove(old)
 
 
 def _is_directory(path: str) -> bool:
@@ -161,7 +140,7 @@ def _rename(path: str, new: str) -> None:
             there = new + place[len(path) :]
             _gfile().makedirs(there)
             for name in names:
-                _gfile().rename(f"{place}/{name}", f"{there}/{name}", overwrite=True)
+                _gfile().rename(join(place, name), join(there, name), overwrite=True)
         _gfile().rmtree(path)
 
 
@@ -173,11 +152,17 @@ def remove(path: str) -> None:
         (_gfile().rmtree if _is_directory(path) else _gfile().remove)(path)
 
 
+def remove_leftovers(directory: str) -> None:
+    """Removes the temporary files that a killed process left in `directory`."""
+    for name in filter(_TEMPORARY.match, names_in(directory)):
+        remove(join(directory, name))
+
+
 def failure(error: Exception, directory: str) -> StorageError | None:
-    """Returns what to say of an error if it is that `directory` cannot be written or read.
+    """Returns the one-line error for a user if `error` is that `directory` cannot be written.
 
     Args:
-      error: an `OSError`, or one of TensorFlow's, which has the path and the reason in its text.
+      error: an `OSError`, or one of TensorFlow's, whose text holds the path and the reason.
       directory: of the run.
     """
     if isinstance(error, OSError):
@@ -192,10 +177,3 @@ def failure(error: Exception, directory: str) -> StorageError | None:
         f"cannot write in {directory}: {reason}; mend that, and the same command goes on from the"
         " last checkpoint"
     )
-
-
-def remove_leftovers(directory: str) -> None:
-    """Removes the temporary files that a killed process left in `directory`."""
-    for name in names_in(directory):
-        if _TEMPORARY.match(name) or _UNFINISHED.match(name):
-            remove(join(directory, name))
