@@ -95,8 +95,7 @@ def replacing(path: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
       endings: of several files that the block makes of the temporary path; they are renamed in this
         order.
     """
-    directory, name = os.path.split(path)
-    temporary = join(directory, f".partial-{uuid.uuid4().hex[:8]}-{name}")
+    temporary = _beside(path)
     try:
         yield temporary
         for ending in endings:
@@ -108,13 +107,18 @@ def replacing(path: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
         raise
 
 
+def _beside(path: str) -> str:
+    directory, name = os.path.split(path)
+    return join(directory, f".partial-{uuid.uuid4().hex[:8]}-{name}")
+
+
 def _publish(temporary: str, path: str) -> None:
     if is_local(temporary):
         for file in (temporary, *pathlib.Path(temporary).rglob("*")):
             if os.path.isfile(file):
                 with open(file, "rb") as content:
                     os.fsync(content.fileno())
-    old = f"{temporary}.old"
+    old = _beside(path)
     if replaced := _is_directory(path):  # directories cannot be replaced by a rename
         _rename(path, old)
     _rename(temporary, path)
