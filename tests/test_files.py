@@ -51,8 +51,8 @@ def test_several_files_of_one_name_appear_only_when_all_are_written(place: str) 
             assert not files.exists(path + ".data")
     assert files.names_in(place) == ["step-1.data", "step-1.index"]
     lacking = pytest.raises((FileNotFoundError, tf.errors.NotFoundError))
-    with lacking, files.replacing(path, ("", ".b")) as temporary:
-        files.write_text(temporary, "one of two")
+    with lacking, files.replacing(path, (".a", ".b")) as temporary:
+        files.write_text(temporary + ".a", "one of two")
     assert not [name for name in files.names_in(place) if "partial" in name]
 
 
