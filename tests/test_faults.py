@@ -12,7 +12,6 @@ import random
 import re
 import resource
 import shutil
-import subprocess
 import time
 import xml.etree.ElementTree
 
@@ -49,10 +48,8 @@ def check_equal(directory: pathlib.Path, undisturbed: pathlib.Path) -> None:
     check_whole(directory)
     assert runs.result(directory) == runs.result(undisturbed)
     for part in ("train", "validation", "test"):
-        curves = [
-            sorted(runs.points(run / "tensorboard" / part)) for run in (directory, undisturbed)
-        ]
-        assert curves[0] == curves[1]
+        points = (runs.points(run / "tensorboard" / part) for run in (directory, undisturbed))
+        assert sorted(next(points)) == sorted(next(points))
     assert names(directory) == names(undisturbed)
 
 
@@ -173,8 +170,10 @@ def lose(path: pathlib.Path, chance: random.Random) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("file", ["step-*.data-*", "step-*.index", "checkpoint"])
-@pytest.mark.parametrize("damage", [flip, cut, lose])
+ROT = [(flip, "step-*.data-*"), (lose, "step-*.data-*"), (cut, "step-*.index"), (cut, "checkpoint")]
+
+
+@pytest.mark.parametrize(("damage", "file"), ROT)
 def test_a_rotten_checkpoint_is_passed_over_and_the_run_ends_the_same(
     server: runs.TaskServer, undisturbed: conftest.Run, tmp_path: pathlib.Path, damage, file: str
 ) -> None:
@@ -186,8 +185,7 @@ def test_a_rotten_checkpoint_is_passed_over_and_the_run_ends_the_same(
     damage(path, random.Random(SEED))
     answer = server(*undisturbed.flags, f"--model_dir={directory}")
     assert re.fullmatch(r"(warning: damaged checkpoint passed over: [^\n]+\n)?", answer.err)
-    if damage in (flip, cut) and "data" in file:
-        assert answer.err
+    assert answer.err or file == "checkpoint"  # TensorFlow's list of the others
     check_equal(directory, undisturbed.directory)
 
 
@@ -201,18 +199,17 @@ def test_no_secret_of_the_environment_gets_into_what_a_run_prints_or_leaves(
         assert [where for where, content in found.items() if secret.encode() in content] == []
 
 
-@pytest.mark.parametrize("output", ["closed", "a pipe that nobody reads", "/dev/full"])
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("output", ["closed", "left by its reader, errors on a full disk"])
 def test_output_that_cannot_be_written_does_not_end_a_run(
     undisturbed: conftest.Run, tmp_path: pathlib.Path, output: str
 ) -> None:
     flags = (*undisturbed.flags, f"--model_dir={tmp_path}/run")
     if output == "closed":
         process = runs.task(*flags, preexec_fn=lambda: (os.close(1), os.close(2)))
-    elif output == "/dev/full":
-        with open("/dev/full", "w") as full:
-            process = runs.task(*flags, stdout=full, stderr=subprocess.STDOUT)
     else:
-        process = runs.task(*flags)
+        with open("/dev/full", "w") as full:
+            process = runs.task(*flags, stderr=full)
         process.stdout.readline()
         process.stdout.close()
     assert process.wait() == 0
