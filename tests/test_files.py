@@ -100,14 +100,6 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: pathlib.
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_link_to_a_directory_is_removed_and_not_what_it_points_to(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "mine").touch()
-    (tmp_path / "link").symlink_to(tmp_path / "data")
-    files.remove(str(tmp_path / "link"))
-    assert os.listdir(tmp_path / "data") == ["mine"]
-
-
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_errors_of_a_directory_become_one_line_and_no_others(tmp_path: pathlib.Path) -> None:
     with pytest.raises(OSError, match="space") as full, open("/dev/full", "wb") as file:

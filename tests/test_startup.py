@@ -89,35 +89,3 @@ def test_sigterm_during_the_import_is_one_line_and_exit_code_143(
     assert process.returncode == 143
     assert err.startswith("stopped by SIGTERM")
     assert err.count("\n") == 1
-
-
-def test_freed_memory_is_kept_for_the_next_step() -> None:
-    """Each page that a process gets anew is a fault, which `getrusage` counts."""
-    done = runs.python("""
-        import ctypes, resource
-        from trainer.process.startup import keep_freed_memory
-        libc, size = ctypes.CDLL(None), 64 << 20
-        if not hasattr(libc, "mallopt"):
-            raise SystemExit
-        libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-        libc.free.argtypes = [ctypes.c_void_p]
-
-        def faults():
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            for _ in range(10):
-                place = libc.malloc(size)
-                ctypes.memset(place, 1, size)
-                libc.free(place)
-            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-        given_back = faults()
-        keep_freed_memory()
-        faults()  # once, to get it
-        print(given_back, faults())
-    """)
-    out = done.communicate()[0]
-    if not out:
-        pytest.skip("the C library is not glibc")
-    given_back, kept = map(int, out.split())
-    assert given_back > 100
-    assert kept < given_back / 20

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 import shlex
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from trainer.config import Config
 from trainer.data import Dataset
 from trainer.errors import UsageError
 from trainer.plan import Plan
-from trainer.process import command_line, startup
+from trainer.process import startup
 from trainer.process.clock import Clock
 from trainer.process.console import Console, counted
 from trainer.process.signals import StopSignals
@@ -315,6 +316,6 @@ def _say_where(run: Run, metrics: Mapping[str, Any], saved_model: str) -> None:
     say()
     say(f"Everything is in {where}: report.html, predictions.png, metrics.json, saved_model/")
     runs, where = shlex.quote(os.path.dirname(where) or where), shlex.quote(where)
-    python = command_line.shell_python()
+    python = shlex.quote(sys.executable)
     say(f"  see the curves   {python} -m tensorboard.main --logdir {runs}")
     say(f"  read your own    {python} -m trainer.predict --model_dir {where} image.png")

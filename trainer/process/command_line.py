@@ -3,8 +3,6 @@
 import contextlib
 import os
 import re
-import shlex
-import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,18 +23,13 @@ _PLAIN = {
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues, *, usage: str) -> list[str] | None:
-    """Sets `values` from a command line and returns its words that are no flags.
+    """Sets `values` from `argv`, the program first, and returns its words that are no flags.
 
-    Returns None if it asks for `--help`, which is then printed: `usage` and all flags.
-
-    Raises:
-      UsageError: a flag is unknown or has a wrong value.
+    Returns None for `--help`, which is then printed. Raises `UsageError` for a wrong flag.
     """
-    about = "read flags from this file, one a line"
-    flags.DEFINE_string("flagfile", None, about, flag_values=values)
-    flags.DEFINE_string("undefok", None, "", flag_values=values)  # absl asks for it
     if not {"-h", "-?", "-help", "--help", "--helpshort", "--helpfull"}.isdisjoint(argv[1:]):
-        print(_help(values, usage))
+        flagfile = "  --flagfile: read flags from this file, one a line"
+        print(usage.rstrip(), values.get_help(include_special_flags=False), flagfile, sep="\n")
         return None
     try:
         return values(list(argv))[1:]
@@ -49,16 +42,6 @@ def parse(argv: Sequence[str], values: flags.FlagValues, *, usage: str) -> list[
         raise UsageError(f"{line}; --help lists the flags") from None
 
 
-def _help(values: flags.FlagValues, usage: str) -> str:
-    lines = [usage.rstrip(), "", "Flags:"]
-    for name in values:
-        flag = values[name]
-        if name != "undefok":
-            default = "" if flag.default is None else f"  (default: {flag.default})"
-            lines += [f"  --{'[no]' * flag.boolean}{name}{default}", f"      {flag.help}"]
-    return "\n".join(lines)
-
-
 def printable(text: str) -> str:
     """Returns `text` on one line: control characters and undecodable bytes become escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -69,17 +52,10 @@ def error_line(error: TrainerError) -> str:
     return ("" if isinstance(error, Interrupted) else "error: ") + printable(str(error))
 
 
-def shell_python() -> str:
-    """Returns how a shell calls this Python, whose environment may not be activated."""
-    return "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
-
-
 def main(run: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
     """Returns the exit code of `run(argv)`; prints its errors on standard error.
 
-    Args:
-      run: a command, which raises `TrainerError` for what users can mend.
-      argv: None for this process's, whose standard streams are then made usable.
+    If `argv` is None, it is the process's, whose standard streams are opened first.
     """
     if argv is None:
         open_standard_streams()

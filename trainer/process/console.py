@@ -14,8 +14,7 @@ class Console:
     """Prints on `out`, warnings on `err`; a closed pipe or a full disk there does not end the run.
 
     Args:
-      out: standard output if None.
-      err: standard error if None.
+      out, err: None for the standard streams.
       quiet: print warnings only, as all workers but the chief do.
     """
 
@@ -23,33 +22,28 @@ class Console:
         self, *, out: TextIO | None = None, err: TextIO | None = None, quiet: bool = False
     ) -> None:
         self._out, self._err = out or sys.stdout, err or sys.stderr
-        self._quiet = quiet
-        self._bar_drawn = False
+        self._quiet, self._bar_drawn = quiet, False
 
     def line(self, text: str = "") -> None:
         """Prints a line that stays."""
-        self._print(self._out, text)
+        self._print(self._out, text + "\n")
 
     def warn(self, text: str) -> None:
         """Prints a line, or several, on `err`."""
-        self._print(self._err, text)
+        self._print(self._err, text + "\n")
 
     def progress(self, share: float, text: str) -> None:
-        """Redraws the bar, filled to `share`, and `text` behind it, if `out` is a terminal."""
+        """Redraws the bar, filled to `share`, with `text` behind it, if `out` is a terminal."""
         if self._out.isatty():
-            filled = int(share * 24)
-            bar = ("━" * filled + "╸").ljust(24)[:24]
+            bar = ("━" * int(share * 24) + "╸").ljust(24)[:24]
             width = shutil.get_terminal_size().columns - 1
-            self._write(self._out, "\r\x1b[2K" + f"{bar} {text}"[:width])
+            self._print(self._out, f"{bar} {text}"[:width])
             self._bar_drawn = True
 
     def _print(self, stream: TextIO, text: str) -> None:
         if self._bar_drawn:
-            self._write(self._out, "\r\x1b[2K")
             self._bar_drawn = False
-        self._write(stream, text + "\n")
-
-    def _write(self, stream: TextIO, text: str) -> None:
+            self._print(self._out, "\r\x1b[2K")
         if self._quiet and stream is self._out:
             return
         try:

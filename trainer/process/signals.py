@@ -31,7 +31,7 @@ class StopSignals:
         self._before = [signal.getsignal(number) for number in _SIGNALS]
         reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-        self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno())
+        signal.set_wakeup_fd(self._writer.fileno())
         threading.Thread(target=self._exit_at_second, args=(reader,), daemon=True).start()
         self.install()
         return self
@@ -53,7 +53,7 @@ class StopSignals:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         for number, handler in zip(_SIGNALS, self._before, strict=True):
             signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup_before)
+        signal.set_wakeup_fd(-1)
         self._writer.close()
         # What was under way, an import for example, may have turned `Interrupted` into another.
         if self.received and isinstance(error, Exception) and not isinstance(error, TrainerError):
