@@ -5,10 +5,12 @@ Local paths are handled without TensorFlow, all others (`gs://`, `ram://`) by `t
 
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 import re
 import shutil
+import types
 import uuid
 from collections.abc import Iterator, Sequence
 
@@ -21,10 +23,25 @@ _TEMPORARY = re.compile(r"\.partial-[0-9a-f]{8}-")
 # What only a write can meet; such an error does not name the file.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
+# The functions of `tf.io.gfile` that are used here, for local paths.
+_LOCAL = types.SimpleNamespace(
+    exists=os.path.lexists,
+    isdir=os.path.isdir,
+    listdir=os.listdir,
+    makedirs=functools.partial(os.makedirs, exist_ok=True),
+    GFile=open,
+    remove=os.remove,
+    rmtree=shutil.rmtree,
+)
+
 
 def is_local(path: str) -> bool:
     """Whether `path` is one of this machine's file system."""
     return "://" not in path
+
+
+def _io(path: str):
+    return _LOCAL if is_local(path) else import_tensorflow().io.gfile
 
 
 def join(directory: str, *names: str) -> str:
@@ -32,56 +49,51 @@ def join(directory: str, *names: str) -> str:
     return os.path.join(directory, *names)
 
 
-def _gfile():
-    return import_tensorflow().io.gfile
-
-
 def make_directory(path: str) -> None:
     """Makes `path` and its parents; it may exist."""
-    if is_local(path):
-        os.makedirs(path, exist_ok=True)
-    else:
-        _gfile().makedirs(path)
+    _io(path).makedirs(path)
 
 
 def names_in(directory: str) -> list[str]:
     """Returns the names in `directory`, sorted; none if it does not exist."""
-    if is_local(directory):
-        with contextlib.suppress(FileNotFoundError):
-            return sorted(os.listdir(directory))
-    elif _gfile().isdir(directory):
-        return sorted(name.rstrip("/") for name in _gfile().listdir(directory))
-    return []
+    if not _io(directory).isdir(directory):
+        return []
+    return sorted(name.rstrip("/") for name in _io(directory).listdir(directory))
 
 
 def exists(path: str) -> bool:
     """Whether a file or directory is at `path`."""
-    return os.path.lexists(path) if is_local(path) else _gfile().exists(path)
+    return _io(path).exists(path)
 
 
 def read_text(path: str) -> str | None:
     """Returns the text of the file at `path`, None if there is none."""
-    if is_local(path):
-        with contextlib.suppress(FileNotFoundError):
-            return pathlib.Path(path).read_text(encoding="utf-8")
-    elif _gfile().exists(path):
-        with _gfile().GFile(path) as file:
-            return file.read()
-    return None
+    if not exists(path):
+        return None
+    with _io(path).GFile(path, "rb") as file:
+        return file.read().decode()
 
 
 def write_bytes(path: str, content: bytes) -> None:
     """Writes `content` as the file `path`: a reader sees the old file or the new one, whole."""
-    with (
-        replacing(path) as temporary,
-        open(temporary, "wb") if is_local(path) else _gfile().GFile(temporary, "wb") as file,
-    ):
+    with replacing(path) as temporary, _io(path).GFile(temporary, "wb") as file:
         file.write(content)
 
 
 def write_text(path: str, text: str) -> None:
     """`write_bytes` of `text` in UTF-8."""
     write_bytes(path, text.encode())
+
+
+def remove(path: str) -> None:
+    """Removes the file or the whole directory at `path`."""
+    (_io(path).rmtree if _io(path).isdir(path) else _io(path).remove)(path)
+
+
+def remove_leftovers(directory: str) -> None:
+    """Removes the temporary files that a killed process left in `directory`."""
+    for name in filter(_TEMPORARY.match, names_in(directory)):
+        remove(join(directory, name))
 
 
 @contextlib.contextmanager
@@ -119,47 +131,26 @@ def _publish(temporary: str, path: str) -> None:
                 with open(file, "rb") as content:
                     os.fsync(content.fileno())
     old = _beside(path)
-    if replaced := _is_directory(path):  # directories cannot be replaced by a rename
+    if replaced := _io(path).isdir(path):  # directories cannot be replaced by a rename
         _rename(path, old)
     _rename(temporary, path)
     if replaced:
         remove(old)
 
 
-def _is_directory(path: str) -> bool:
-    if is_local(path):
-        return os.path.isdir(path) and not os.path.islink(path)
-    with contextlib.suppress(import_tensorflow().errors.NotFoundError):
-        return _gfile().stat(path).is_directory
-    return False
-
-
 def _rename(path: str, new: str) -> None:
+    gfile = _io(path)
     if is_local(path):
         os.replace(path, new)
-    elif not _is_directory(path):
-        _gfile().rename(path, new, overwrite=True)
+    elif not gfile.isdir(path):
+        gfile.rename(path, new, overwrite=True)
     else:  # object stores have no directories to rename; the files on top come last
-        for place, _, names in _gfile().walk(path, topdown=False):
-            there = new + place[len(path) :]
-            _gfile().makedirs(there)
+        for directory, _, names in gfile.walk(path, topdown=False):
+            there = new + directory[len(path) :]
+            gfile.makedirs(there)
             for name in names:
-                _gfile().rename(join(place, name), join(there, name), overwrite=True)
-        _gfile().rmtree(path)
-
-
-def remove(path: str) -> None:
-    """Removes the file or the whole directory at `path`."""
-    if is_local(path):
-        (shutil.rmtree if _is_directory(path) else os.remove)(path)
-    else:
-        (_gfile().rmtree if _is_directory(path) else _gfile().remove)(path)
-
-
-def remove_leftovers(directory: str) -> None:
-    """Removes the temporary files that a killed process left in `directory`."""
-    for name in filter(_TEMPORARY.match, names_in(directory)):
-        remove(join(directory, name))
+                gfile.rename(join(directory, name), join(there, name), overwrite=True)
+        gfile.rmtree(path)
 
 
 def failure(error: Exception, directory: str) -> StorageError | None:

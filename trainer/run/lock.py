@@ -67,7 +67,9 @@ def _acquire(path: str) -> filelock.FileLock:
     try:
         lock.acquire()
     except filelock.Timeout:
-        holder = (files.read_text(path) or "").strip() or "another process"
+        holder = "another process"
+        with contextlib.suppress(OSError):  # it has just ended
+            holder = pathlib.Path(path).read_text().strip() or holder
         raise UsageError(
             f"{os.path.dirname(path)} is in use by {holder}; wait until it ends, or give another"
             " --model_dir"
