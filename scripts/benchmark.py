@@ -136,7 +136,7 @@ def _line(cells: Iterator[str]) -> str:
 def machine() -> dict[str, Any]:
     """Returns where this was measured and with what, for the JSON file."""
     from trainer import plan
-    from trainer.process import startup
+    from trainer.process import cpus
 
     names, flags = {}, set()
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
@@ -146,7 +146,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": names.get("model name") or platform.processor() or platform.machine(),
         "instructions": [name for name in wide if name in flags],
-        "cores": startup.available_cpus(),
+        "cores": cpus.available_cpus(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpus": _output("nvidia-smi", "--list-gpus").splitlines(),
         "versions": plan.versions(),

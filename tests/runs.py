@@ -14,6 +14,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import textwrap
 import traceback
 from typing import Any
 
@@ -62,6 +63,16 @@ def task(*flags: str, env: dict[str, str] | None = None, **options: Any) -> subp
         [sys.executable, "-m", "trainer.task", *flags],
         cwd=options.pop("cwd", ROOT),
         env=environment(PYTHONPATH=str(ROOT)) if env is None else env,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options,
+    )
+
+
+def python(program: str, **options: Any) -> subprocess.Popen:
+    """Starts `program`, the text of one, as a process of its own, its output piped as text."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *options.pop("args", ())],
+        cwd=ROOT,
+        env=environment(),
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options,
     )
 

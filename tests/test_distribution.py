@@ -131,7 +131,8 @@ def test_devices_are_set_up_as_asked_for() -> None:
         from trainer.cluster import devices as distribution
         from trainer.config import Config
         from trainer.cluster.devices import Cluster
-        from trainer.process.startup import available_cpus, import_tensorflow
+        from trainer.process.cpus import available_cpus
+        from trainer.process.startup import import_tensorflow
 
         tf = import_tensorflow()
         devices = distribution.set_up(Config(virtual_devices=4, batch_size=32), Cluster())

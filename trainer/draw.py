@@ -277,7 +277,7 @@ def run(argv: Sequence[str]) -> int:
     """Serves the page as the command line `argv` says, until it is interrupted; returns the exit
     code.
     """
-    values = command_line.flag_values()
+    values = flags.FlagValues()
     flags.DEFINE_string("model_dir", None, predict.MODEL_DIR, flag_values=values)
     flags.DEFINE_integer(
         "port",
@@ -290,8 +290,8 @@ def run(argv: Sequence[str]) -> int:
     words = command_line.parse(
         argv,
         values,
-        summary="Opens a local page to draw a digit on and see what an exported model reads.",
-        usage=USAGE,
+        usage="Opens a local page to draw a digit on and see what an exported model reads.\n\n"
+        f"  {USAGE}",
     )
     if words is None:
         return 0
@@ -319,4 +319,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.leave(main())

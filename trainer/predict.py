@@ -135,7 +135,7 @@ def _row(prediction: dict, width: int) -> str:
 
 
 def _flags() -> flags.FlagValues:
-    values = command_line.flag_values()
+    values = flags.FlagValues()
     flags.DEFINE_string("model_dir", None, MODEL_DIR, flag_values=values)
     flags.DEFINE_bool(
         "json",
@@ -154,8 +154,7 @@ def run(argv: Sequence[str]) -> int:
     files = command_line.parse(
         argv,
         values,
-        summary="Reads the digits in PNG or JPEG files with an exported model.",
-        usage=USAGE,
+        usage=f"Reads the digits in PNG or JPEG files with an exported model.\n\n  {USAGE}",
     )
     if files is None:
         return 0
@@ -186,4 +185,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.leave(main())

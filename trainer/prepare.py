@@ -15,8 +15,8 @@ from trainer.cluster.rendezvous import Peers
 from trainer.config import Config
 from trainer.data import Dataset
 from trainer.process import startup
+from trainer.process.clock import Clock
 from trainer.process.console import Console
-from trainer.process.stopwatch import Stopwatch
 from trainer.run import directory as run_directory
 from trainer.run import files
 
@@ -27,7 +27,7 @@ def prepare(
     peers: Peers,
     dataset: Dataset | None,
     console: Console,
-    stopwatch: Stopwatch,
+    stopwatch: Clock,
 ) -> tuple[Config, Cluster, Dataset]:
     """Loads the data and meets the other workers while TensorFlow, which takes longer, is imported.
 

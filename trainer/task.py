@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from trainer.cluster import devices as distribution
 from trainer.config import Config
-from trainer.errors import DataError, TrainerError, UsageError
-from trainer.process.command_line import refusal, told
+from trainer.errors import DataError, UsageError
+from trainer.process import command_line
 from trainer.process.console import Console
-from trainer.process.startup import StopSignals, fill_standard_streams
+from trainer.process.signals import StopSignals
 from trainer.run import directory as run_directory
 from trainer.run import files, lock
 
@@ -28,19 +26,17 @@ Train a network to read handwritten digits, and export it.
 """
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command `argv` (the program's name first) and returns its exit code."""
+    return command_line.main(_command, argv)
+
+
+def _command(argv: Sequence[str]) -> int:
     with StopSignals() as stop:
-        try:
-            config = parse(argv)
-            if config is None:
-                Console().line(help_text())
-                return 0
+        config = parse(argv)
+        if config:
             _run(config, stop)
-            return 0
-        except TrainerError as error:
-            Console().warn(told(error))
-            return error.exit_code
+    return 0
 
 
 def _run(config: Config, stop: StopSignals) -> None:
@@ -69,25 +65,18 @@ def parse(argv: Sequence[str]) -> Config | None:
       UsageError: if a flag is unknown or has a wrong value.
     """
     values = _flags()
-    if not {"-h", "-help", "--help", "--helpfull", "--helpshort"}.isdisjoint(argv[1:]):
+    words = command_line.parse(argv, values, usage=USAGE)
+    if words is None:
         return None
-    try:
-        rest = values(argv)
-    except (flags.Error, OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{refusal(error)}; --help lists the flags") from None
-    except RecursionError:  # absl looks for a flag of a name alike, letter by letter
-        raise UsageError("a flag has far too long a name; --help lists the flags") from None
-    if len(rest) > 1:
+    if words:
         raise UsageError(
-            f"unexpected argument {rest[1]!r}; flags begin with --, and --help lists them"
+            f"unexpected argument {words[0]!r}; flags begin with --, and --help lists them"
         )
     return Config(**{field.name: values[field.name].value for field in dataclasses.fields(Config)})
 
 
 def _flags() -> flags.FlagValues:
     values = flags.FlagValues()
-    flags.DEFINE_string("flagfile", "", "read flags from this file, one a line", flag_values=values)
-    flags.DEFINE_string("undefok", "", "", flag_values=values)
     define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
     for field in dataclasses.fields(Config):
         known = field.metadata
@@ -95,23 +84,5 @@ def _flags() -> flags.FlagValues:
     return values
 
 
-def help_text() -> str:
-    """Returns what `--help` prints."""
-    lines = [USAGE, "Flags:"]
-    for field in dataclasses.fields(Config):
-        known = field.metadata
-        default = field.default if field.default is not None else known["unset"] or "none"
-        choices = f"{', '.join(known['choices'])}: " if known["choices"] else ""
-        lines += [f"  --{field.name}  (default: {default})", f"      {choices}{known['help']}"]
-    lines += ["  --flagfile", "      read flags from this file, one a line"]
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    fill_standard_streams()
-    exit_code = main(sys.argv)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # closed by whoever read it
-            stream.flush()
-    # Everything is on disk; TensorFlow's own way out takes time, and waits for other workers.
-    os._exit(exit_code)
+    command_line.leave(main())

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 from trainer.config import Config
 from trainer.errors import UsageError
-from trainer.process.startup import available_cpus, import_tensorflow, quiet_stderr
+from trainer.process.cpus import available_cpus
+from trainer.process.startup import import_tensorflow, quiet_stderr
 
 DEFAULT_WORKER_PORT = 2222
 

@@ -20,13 +20,13 @@ import os
 import re
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 
 from trainer.cluster.devices import Cluster
 from trainer.errors import ClusterError, UsageError
-from trainer.process.startup import last_words
 
 HEARTBEAT_S = 1.0
 _LOST = re.compile(rb"lost (\d{1,5}) ([ -~]{1,200})")
@@ -321,9 +321,10 @@ class Peers:
             return
         # Else a third worker might take the loss of this one, which follows, for the first.
         self._send(f"lost {other} {how}\n".encode())
-        last_words(
+        print(
             f"error: {self._names([other])} was lost: {how}; progress is in the last checkpoint,"
-            " and starting the workers again goes on from there"
+            " and starting the workers again goes on from there",
+            file=sys.stderr,
         )
         # The main thread may wait for the lost worker in native code, so nothing gentler ends it.
         os._exit(ClusterError.exit_code)

@@ -11,7 +11,7 @@ import itertools
 
 import numpy as np
 
-from trainer.process.startup import available_cpus
+from trainer.process.cpus import available_cpus
 
 # One line a way of writing the digit: (how common it is, its strokes). A stroke is a list of "x,y"
 # that the pen passes, in per cent of the digit's height, y downwards; "!" marks a sharp corner, all

@@ -1,12 +1,5 @@
-"""What a person reads during a run: a live line on a terminal, one clean line an epoch in a log.
+"""What a run prints: lines, warnings and, on a terminal, a progress bar that is redrawn."""
 
-Apart from the job so that what is said and how it is shown are two things.
-"""
-
-from __future__ import annotations
-
-import contextlib
-import os
 import shutil
 import sys
 from typing import TextIO
@@ -18,61 +11,43 @@ def counted(count: int, noun: str) -> str:
 
 
 class Console:
-    """Prints lines on `out`, warnings on `err`, and on a terminal a last line that is redrawn.
-
-    A reader that has left, or a disk that is full, does not end the run: it goes on unseen.
+    """Prints on `out`, warnings on `err`; a closed pipe or a full disk there does not end the run.
 
     Args:
-      out: by default the process's standard output.
-      err: by default its standard error.
-      quiet: print nothing but warnings, as all workers but the chief do.
+      out, err: None for the standard streams.
+      quiet: print warnings only, as all workers but the chief do.
     """
 
     def __init__(
         self, *, out: TextIO | None = None, err: TextIO | None = None, quiet: bool = False
-    ):
+    ) -> None:
         self._out, self._err = out or sys.stdout, err or sys.stderr
-        self._quiet = quiet or self._out is None  # a process started with its output closed
-        self._live = not self._quiet and self._out.isatty()
-        self._drawn = False
+        self._quiet, self._bar_drawn = quiet, False
 
     def line(self, text: str = "") -> None:
         """Prints a line that stays."""
-        if not self._quiet:
-            self._clear()
-            self._write(self._out, text + "\n")
+        self._print(self._out, text + "\n")
 
     def warn(self, text: str) -> None:
-        """Prints a line, or several, on standard error."""
-        self._clear()
-        if self._err is not None:
-            self._write(self._err, text + "\n")
+        """Prints a line, or several, on `err`."""
+        self._print(self._err, text + "\n")
 
     def progress(self, share: float, text: str) -> None:
-        """Redraws the live line, a bar filled to `share` and `text`, if this is a terminal."""
-        if self._live:
-            filled = int(share * 24)
-            bar = "━" * filled + "╸" * (filled < 24) + " " * (23 - filled)
+        """Redraws the bar, filled to `share`, with `text` behind it, if `out` is a terminal."""
+        if self._out.isatty():
+            bar = ("━" * int(share * 24) + "╸").ljust(24)[:24]
             width = shutil.get_terminal_size().columns - 1
-            self._write(self._out, f"\r\x1b[2K{bar} {text}"[: width + 5])
-            self._drawn = True
+            self._print(self._out, f"{bar} {text}"[:width])
+            self._bar_drawn = True
 
-    def _clear(self) -> None:
-        if self._drawn:
-            self._write(self._out, "\r\x1b[2K")
-            self._drawn = False
-
-    def _write(self, stream: TextIO, text: str) -> None:
-        encoding = stream.encoding or "utf-8"
+    def _print(self, stream: TextIO, text: str) -> None:
+        if self._bar_drawn:
+            self._bar_drawn = False
+            self._print(self._out, "\r\x1b[2K")
+        if self._quiet and stream is self._out:
+            return
         try:
-            stream.write(text.encode(encoding, "replace").decode(encoding))
+            stream.write(text)
             stream.flush()
         except (OSError, ValueError):  # ValueError: the stream is closed
-            if stream is self._out:
-                self._quiet, self._live = True, False
-            self._drop_buffered(stream)
-
-    def _drop_buffered(self, stream: TextIO) -> None:
-        """Keeps Python from failing, at its exit, over what could not be written."""
-        with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())
+            self._quiet = self._quiet or stream is self._out

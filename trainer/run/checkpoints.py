@@ -178,7 +178,7 @@ class Checkpoints:
         path = self._path(step)
         files.make_directory(self._directory)
         # TensorFlow makes the index under its own name, where a kill would leave half of it.
-        with files.publishing(path, _PARTS) as temporary:
+        with files.replacing(path, _PARTS) as temporary:
             self._copied.write(temporary)
         self.tidy(step)
 

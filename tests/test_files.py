@@ -1,15 +1,15 @@
 """Whole files or none, locally and through `tf.io.gfile`."""
 
-from __future__ import annotations
-
+import errno
 import os
 import pathlib
-import subprocess
-import sys
+import re
+import signal
 import uuid
 
 import pytest
 import runs
+import tensorflow as tf
 
 from trainer.run import files
 
@@ -31,6 +31,7 @@ def test_what_is_written_is_read_back(place: str) -> None:
     assert files.read_text(path) == "smaller\n"
     assert files.exists(path)
     assert files.names_in(place) == ["a.txt"]
+    assert files.names_in(files.join(place, "none")) == []
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(place: str) -> None:
@@ -42,30 +43,29 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(place: str) -> None
     assert files.names_in(place) == ["a.txt"]
 
 
+def test_several_files_of_one_name_appear_only_when_all_are_written(place: str) -> None:
+    path = files.join(place, "step-1")
+    with files.replacing(path, (".data", ".index")) as temporary:
+        for ending in (".index", ".data"):
+            files.write_text(temporary + ending, ending)
+            assert not files.exists(path + ".data")
+    assert files.names_in(place) == ["step-1.data", "step-1.index"]
+    lacking = pytest.raises((FileNotFoundError, tf.errors.NotFoundError))
+    with lacking, files.replacing(path, (".a", ".b")) as temporary:
+        files.write_text(temporary + ".a", "one of two")
+    assert not [name for name in files.names_in(place) if "partial" in name]
+
+
 def test_a_whole_directory_takes_the_place_of_another(place: str) -> None:
     path = files.join(place, "10")
     for content in ("old", "new"):
         with files.replacing(path) as temporary:
-            files.make_directory(temporary)
             files.make_directory(files.join(temporary, "variables"))
             files.write_text(files.join(temporary, "variables", content), content)
     assert files.names_in(path) == ["variables"]
     assert files.names_in(files.join(path, "variables")) == ["new"]
     assert files.read_text(files.join(path, "variables", "new")) == "new"
     assert files.names_in(place) == ["10"]
-
-
-def test_names_in_a_directory_that_is_not_there_are_none(place: str) -> None:
-    assert files.names_in(files.join(place, "none")) == []
-
-
-def test_remove_takes_files_and_directories(place: str) -> None:
-    files.make_directory(files.join(place, "full", "deep"))
-    files.write_text(files.join(place, "full", "deep", "file"), "x")
-    files.write_text(files.join(place, "file"), "x")
-    files.remove(files.join(place, "full"))
-    files.remove(files.join(place, "file"))
-    assert files.names_in(place) == []
 
 
 def test_leftovers_are_removed_and_nothing_else(place: str) -> None:
@@ -81,22 +81,36 @@ def test_leftovers_are_removed_and_nothing_else(place: str) -> None:
 def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    program = (
-        "import os, signal, sys; from trainer import storage\n"
-        "with files.replacing(sys.argv[1]) as temporary:\n"
-        "    open(temporary, 'w').write('half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    process = runs.python(
+        """
+        import os, signal, sys
+        from trainer.run import files
+        with files.replacing(sys.argv[1]) as temporary:
+            with open(temporary, "w") as file:
+                file.write("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        args=[str(path)],
     )
-    subprocess.run([sys.executable, "-c", program, str(path)], cwd=runs.ROOT, check=False)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
     assert len(os.listdir(tmp_path)) == 2
     files.remove_leftovers(str(tmp_path))
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_link_to_a_directory_is_removed_and_not_what_it_points_to(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "mine").touch()
-    (tmp_path / "link").symlink_to(tmp_path / "data")
-    files.remove(str(tmp_path / "link"))
-    assert os.listdir(tmp_path / "data") == ["mine"]
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_errors_of_a_directory_become_one_line_and_no_others(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(OSError, match="space") as full, open("/dev/full", "wb") as file:
+        file.write(bytes(1 << 20))
+    with pytest.raises(OSError, match="No such") as missing:
+        (tmp_path / "none" / "file").write_text("")
+    with pytest.raises(tf.errors.OpError) as unread:
+        tf.io.gfile.GFile(f"{tmp_path}/none/file").read()
+    for error in (full, missing, unread):
+        found = files.failure(error.value, str(tmp_path))
+        assert re.match(f"cannot write in {tmp_path}: No s[a-z ]*; ", str(found))
+        assert found.exit_code == 1
+    elsewhere = (missing.value, unread.value, OSError(errno.ECONNREFUSED, "refused"))
+    assert [files.failure(error, "/another") for error in elsewhere] == [None] * 3

@@ -1,0 +1,112 @@
+"""What the commands share: flags, `--help`, an error as one line, the exit code."""
+
+import pathlib
+import sys
+
+import pytest
+import runs
+from absl import flags
+
+from trainer.errors import UsageError
+from trainer.process import command_line
+
+
+def parse(*argv: str) -> tuple[list[str] | None, flags.FlagValues]:
+    values = flags.FlagValues()
+    flags.DEFINE_integer("epochs", 5, "passes", lower_bound=1, upper_bound=99, flag_values=values)
+    flags.DEFINE_float("rate", None, "peak of the schedule", flag_values=values)
+    flags.DEFINE_enum("model", "mlp", ["mlp", "cnn"], "the network", flag_values=values)
+    flags.DEFINE_bool("json", False, "one object a line", flag_values=values)
+    return command_line.parse(["program", *argv], values, usage="Trains.\n"), values
+
+
+def test_flags_set_values_and_the_other_words_come_back(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "my.flags"
+    file.write_text("# a comment\n--epochs=7\n--model=cnn\n")
+    words, values = parse("a.png", f"--flagfile={file}", "--json", "b.png", "--epochs", "8")
+    assert words == ["a.png", "b.png"]
+    assert (values.epochs, values.model, values.json, values.rate) == (8, "cnn", True, None)
+
+
+WRONG = {
+    "unknown": ("--epoch=3", "'epoch'"),
+    "far too long a name": ("--" + "x" * 5000, "too long a name"),
+    "without its value": ("--epochs", "--epochs"),
+    "letters": ("--epochs=five", "--epochs=five: it takes a whole number;"),
+    "fraction": ("--epochs=1.5", "--epochs=1.5: it takes a whole number;"),
+    "words": ("--rate=fast", "--rate=fast: it takes a number;"),
+    "neither true nor false": ("--json=3", "--json=3: it takes true or false;"),
+    "below": ("--epochs=0", "[1, 99]"),
+    "above": ("--epochs=100", "[1, 99]"),
+    "no choice": ("--model=resnet", "mlp|cnn"),
+    "missing file": ("--flagfile=no/such.flags", "no/such.flags"),
+    "file that is no text": (f"--flagfile={sys.executable}", ""),
+    "several lines": ("--model=a\nb", "mlp|cnn"),
+}
+
+
+@pytest.mark.parametrize(("word", "named"), WRONG.values(), ids=WRONG)
+def test_a_wrong_flag_is_refused_in_one_plain_line(word: str, named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(word)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["-h"], ["--epochs=0", "--helpfull"]])
+def test_help_shows_the_usage_and_every_flag(
+    argv: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    assert parse(*argv)[0] is None
+    out = capsys.readouterr().out
+    assert out.startswith("Trains.\n")
+    for text in ("--epochs", "default: '5'", "mlp|cnn", "--[no]json", "peak of", "--flagfile"):
+        assert text in out
+    assert "undefok" not in out
+
+
+ENDS = {
+    "fine": ("print('fine')", 0, "fine\n", ""),
+    "a code of its own": ("return 7", 7, "", ""),
+    "wrong data": ("raise DataError('no\\nlabels')", 3, "", "error: no\\nlabels\n"),
+    "asked to stop": ("raise Interrupted('stopped', 15)", 143, "", "stopped\n"),
+    "Ctrl-C": ("raise KeyboardInterrupt", 130, "", ""),
+    "a reader that has left": ("raise BrokenPipeError", 141, "", ""),
+}
+
+
+@pytest.mark.parametrize(("body", "code", "out", "err"), ENDS.values(), ids=ENDS)
+def test_a_command_ends_with_its_code_and_at_most_one_line(
+    body: str, code: int, out: str, err: str
+) -> None:
+    done = command(body)
+    assert (*done.communicate(), done.returncode) == (out, err, code)
+
+
+def test_an_unexpected_failure_is_a_traceback_and_exit_code_1() -> None:
+    done = command("1 / 0")
+    assert "Traceback" in done.communicate()[1]
+    assert done.returncode == 1
+
+
+def test_a_command_whose_reader_leaves_ends_with_141_and_no_word() -> None:
+    done = command("[print(i) for i in range(100_000)]")
+    done.stdout.readline()
+    done.stdout.close()
+    assert (done.stderr.read(), done.wait()) == ("", 141)
+
+
+def command(body: str, **options: object) -> runs.subprocess.Popen:
+    return runs.python(
+        f"""
+        from trainer.errors import DataError, Interrupted
+        from trainer.process import command_line
+
+        def run(argv):
+            {body}
+            return 0
+
+        command_line.leave(command_line.main(run))
+        """,
+        **options,
+    )

@@ -1,0 +1,91 @@
+"""The start of a process: TensorFlow without noise and from any thread, streams, memory."""
+
+import os
+import pathlib
+import signal
+import time
+
+import pytest
+import runs
+
+
+def test_tensorflow_is_imported_without_a_word() -> None:
+    done = runs.python("""
+        import gc, sys
+        from trainer.process.startup import import_tensorflow
+        assert import_tensorflow() is import_tensorflow() is sys.modules["tensorflow"]
+        assert gc.isenabled()
+        print("heard", file=sys.stderr)
+    """)
+    assert (*done.communicate(), done.returncode) == ("", "heard\n", 0)
+
+
+@pytest.mark.parametrize("how", ["startup.import_tensorflow()", "import tensorflow"])
+def test_threads_that_ask_during_the_import_get_the_whole_module(how: str) -> None:
+    """One imports; the others ask for it over and over meanwhile, and use it at once."""
+    done = runs.python(f"""
+        import concurrent.futures, sys, threading
+        from trainer.process import startup
+
+        def first():
+            {how}
+
+        def ask():
+            while "tensorflow" not in sys.modules:
+                pass
+            return startup.import_tensorflow().io.gfile.exists("/")
+
+        with concurrent.futures.ThreadPoolExecutor(9) as pool:
+            asked = [pool.submit(ask) for _ in range(8)]
+            pool.submit(first).result()
+            print([answer.result() for answer in asked] == [True] * 8)
+    """)
+    assert (done.communicate()[0], done.returncode) == ("True\n", 0)
+
+
+def test_python_is_heard_while_the_native_side_is_not() -> None:
+    done = runs.python("""
+        import os, sys
+        from trainer.process.startup import open_standard_streams, quiet_stderr
+        open_standard_streams()
+        with quiet_stderr():
+            os.write(2, b"native\\n")
+            print("python", file=sys.stderr)
+        os.write(2, b"native again\\n")
+    """)
+    assert done.communicate() == ("", "python\nnative again\n")
+
+
+def test_no_file_takes_the_place_of_a_standard_stream_that_was_closed() -> None:
+    """Otherwise TensorFlow's log would go into it."""
+    done = runs.python(
+        """
+        import os, sys
+        from trainer.process.startup import open_standard_streams, quiet_stderr
+        open_standard_streams()
+        print("unseen"), print("unseen", file=sys.stderr)
+        with quiet_stderr():
+            os._exit(open(os.devnull).fileno() > 2)
+        """,
+        preexec_fn=lambda: [os.close(number) for number in range(3)],
+    )
+    assert (*done.communicate(), done.returncode) == ("", "", 1)
+    wrong = runs.task("--epochs=0", preexec_fn=lambda: [os.close(number) for number in range(3)])
+    assert (*wrong.communicate(), wrong.returncode) == ("", "", 2)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux's /proc")
+@pytest.mark.parametrize("more_s", [0.0, 0.3, 0.7])
+def test_sigterm_during_the_import_is_one_line_and_exit_code_143(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path, more_s: float
+) -> None:
+    process = runs.task(f"--data_dir={tiny_dir}", f"--model_dir={tmp_path}/run", "--epochs=500")
+    libraries = pathlib.Path(f"/proc/{process.pid}/maps")
+    while "libtensorflow" not in libraries.read_text():  # after that the import takes a second
+        time.sleep(0.01)
+    time.sleep(more_s)
+    process.send_signal(signal.SIGTERM)
+    err = process.communicate()[1]
+    assert process.returncode == 143
+    assert err.startswith("stopped by SIGTERM")
+    assert err.count("\n") == 1
