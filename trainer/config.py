@@ -109,14 +109,6 @@ class Config:
         at_most=86_400,
         same_run=True,
     )
-    peer_timeout_s: float = _flag(
-        60.0,
-        "seconds of silence after which a worker counts as lost",
-        kind=float,
-        at_least=5,
-        at_most=86_400,
-        same_run=True,
-    )
     batch_size: int | None = _flag(
         None,
         "GLOBAL batch size, over all replicas",

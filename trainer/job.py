@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainer import plan, prepare
-from trainer.cluster.devices import Cluster
-from trainer.cluster.rendezvous import FinishedError, Peers
+from trainer.cluster.agreement import Agreement, lost_worker
+from trainer.cluster.environment import Cluster
+from trainer.cluster.rendezvous import RunFinishedError
 from trainer.config import Config
 from trainer.data import Dataset
 from trainer.errors import UsageError
@@ -32,13 +33,11 @@ class _Process:
     """What a run has around it, whatever it trains.
 
     Attributes:
-      peers: the processes of the other workers.
       console: where progress is told.
       stop: the signals that may end the run early.
       stopwatch: where its time goes.
     """
 
-    peers: Peers
     console: Console
     stop: startup.StopSignals
     stopwatch: Stopwatch
@@ -73,16 +72,14 @@ def run(
         # A lost worker is reported once, by name, and not by every operation that it fails.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     startup.keep_freed_memory()
-    peers, stopwatch = Peers(cluster, silence_s=config.peer_timeout_s), Stopwatch()
+    stopwatch = Stopwatch()
     try:
-        config, cluster, dataset = prepare.prepare(
-            config, cluster, peers, dataset, console, stopwatch
-        )
-    except FinishedError:
+        config, cluster, dataset = prepare.prepare(config, cluster, dataset, console, stopwatch)
+    except RunFinishedError:
         console.line(f"{config.model_dir}: finished by the other workers")
         return
     with lock.held(config.model_dir) if cluster.is_chief else contextlib.nullcontext():
-        _run_there(config, cluster, dataset, _Process(peers, console, stop, stopwatch))
+        _run_there(config, cluster, dataset, _Process(console, stop, stopwatch))
 
 
 def _run_there(config: Config, cluster: Cluster, dataset: Dataset, process: _Process) -> None:
@@ -95,22 +92,25 @@ def _run_there(config: Config, cluster: Cluster, dataset: Dataset, process: _Pro
             return
     try:
         settled = plan.settle(config, cluster, dataset, recorded)
-        if len(cluster.workers) > 1:
-            process.peers.agree(plan.settled_statement(settled))
         process.stop.take_back()
+        agreement = Agreement(settled.devices)
+        agreement.compare(plan.settled_statement(settled))
         if cluster.is_chief:
             # Only to finish may not be where it was trained: what trained it stays on record.
             trained = recorded and prepare.only_finishing_is_left(config, dataset)
             plan.record(settled, dataset, recorded.settled if trained else None)
         _introduce(settled, dataset, process.console)
         process.stopwatch.lap("devices")
-        _train_and_finish(settled, dataset, recorded, process)
+        _train_and_finish(settled, dataset, recorded, process, agreement)
     except (OSError, startup.import_tensorflow().errors.OpError) as error:
         if unwritten := files.failure(error, config.model_dir):
             raise unwritten from error
-        if isinstance(error, OSError) or len(cluster.workers) == 1:
+        lost = lost_worker(error, cluster)
+        if lost is None:
             raise
-        raise process.peers.explain(error) from error
+        if prepare.has_finished(config):  # the chief left before this worker heard of it
+            return
+        raise lost from error
 
 
 def _introduce(settled: Plan, dataset: Dataset, console: Console) -> None:
@@ -131,7 +131,11 @@ def _introduce(settled: Plan, dataset: Dataset, console: Console) -> None:
 
 
 def _train_and_finish(
-    settled: Plan, dataset: Dataset, recorded: Recorded | None, process: _Process
+    settled: Plan,
+    dataset: Dataset,
+    recorded: Recorded | None,
+    process: _Process,
+    agreement: Agreement,
 ) -> None:
     from trainer import loop
     from trainer.model.trainer import Trainer
@@ -139,7 +143,7 @@ def _train_and_finish(
     from trainer.run.checkpoints import Checkpoints, Progress
 
     config, is_chief = settled.config, settled.devices.cluster.is_chief
-    peers, console, stop = process.peers, process.console, process.stop
+    console, stop = process.console, process.stop
     trainer = Trainer(
         config,
         settled.devices,
@@ -152,7 +156,7 @@ def _train_and_finish(
         trainer.checkpoint_items(),
         keep=config.keep_checkpoints,
     )
-    progress, damaged = checkpoints.restore(trainer.from_chief)
+    progress, damaged = checkpoints.restore(agreement.from_chief)
     for path in damaged:
         console.warn(f"warning: damaged checkpoint passed over: {path}")
     resumed_from = progress.step if progress else None
@@ -175,6 +179,7 @@ def _train_and_finish(
     run = loop.Run(
         plan=settled,
         trainer=trainer,
+        agreement=agreement,
         dataset=dataset,
         progress=progress or Progress(),
         checkpoints=checkpoints,
@@ -188,19 +193,14 @@ def _train_and_finish(
     with stop.deferred():
         ended = loop.train(run)
         if not ended:
-            peers.leave_together()
+            agreement.wait_for_chief()
     if not ended or stop.received is not None:
-        if not is_chief:
-            peers.say_goodbye()
         raise stop.error(
             f"progress is saved at step {run.progress.step:,}; the same command goes on from there"
         )
     if is_chief:
-        peers.needs_nobody()
         finish(run, resumed_from)
-        peers.say_done()
-    else:
-        peers.wait_until_done()
+    agreement.wait_for_chief()
 
 
 def finish(run: Run, resumed_from: int | None) -> None:

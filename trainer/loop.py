@@ -9,6 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainer.cluster.agreement import Agreement
 from trainer.data import Dataset, pipeline
 from trainer.errors import UsageError
 from trainer.model.trainer import LoopResult, Trainer, evaluate
@@ -30,6 +31,7 @@ class Run:
     Attributes:
       plan: what is settled.
       trainer: model and compiled loop.
+      agreement: what the workers agree on.
       dataset: all examples.
       progress: how far it has come; changes as it goes on.
       checkpoints: where it is saved.
@@ -41,6 +43,7 @@ class Run:
 
     plan: Plan
     trainer: Trainer
+    agreement: Agreement
     dataset: Dataset
     progress: Progress
     checkpoints: Checkpoints
@@ -95,7 +98,7 @@ def _train(run: Run) -> bool:
         if epoch_done:
             _end_epoch(run, epoch)
             lap("validation")
-        stopping = run.trainer.any_worker(run.stop.received is not None)
+        stopping = run.agreement.any_worker(run.stop.received is not None)
         every = plan.config.checkpoint_every
         due = epoch_done or stopping or (every and progress.step % every == 0)
         if run.summaries and due:

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import trainer
-from trainer.cluster import devices as distribution
-from trainer.cluster.devices import Cluster, Devices
+from trainer.cluster.devices import Devices, Hardware, set_up
+from trainer.cluster.environment import Cluster
 from trainer.config import Config
 from trainer.data import Dataset
 from trainer.errors import UsageError
@@ -26,6 +26,9 @@ from trainer.run import files
 from trainer.run.directory import Recorded
 
 GPU_STEPS_PER_LOOP = 200
+# XLA aborts on these GPUs: the PTX that TensorFlow's wheel makes does not support them
+# (https://github.com/tensorflow/tensorflow/issues/111958).
+NO_XLA_FROM = (12, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,18 +104,67 @@ def settle(config: Config, cluster: Cluster, dataset: Dataset, recorded: Recorde
     """
     examples = examples_to_train_on(config, dataset)
     recipe = RECIPES[config.model]
-    devices = distribution.set_up(config, cluster)
+    devices = set_up(config, cluster)
     # A run goes on in the precision it began with, on whatever machine it is resumed.
-    precision = recorded.settled.get("precision") if recorded else None
+    recorded_precision = recorded.settled.get("precision") if recorded else None
     return Plan(
         config=config,
         devices=devices,
-        precision=precision or distribution.precision(config, devices, bfloat16=recipe.bfloat16),
-        jit_compile=distribution.jit_compile(config, devices, on_cpu=recipe.jit_compile),
+        precision=recorded_precision
+        or precision(config.precision, devices.hardware, bfloat16_ok=recipe.bfloat16),
+        jit_compile=jit_compile(
+            config.jit_compile, devices.hardware, devices.replicas, on_cpu=recipe.jit_compile
+        ),
         steps_per_loop=config.steps_per_loop
         or (recipe.steps_per_loop if devices.kind == "CPU" else GPU_STEPS_PER_LOOP),
         examples=examples,
     )
+
+
+def precision(asked: str, hardware: Hardware, *, bfloat16_ok: bool) -> str:
+    """Returns what the layers compute in: as asked for, or what is fast and good enough here.
+
+    A GPU has float16 units from compute capability 7.0 on and bfloat16 units from 8.0 on.
+
+    Args:
+      asked: the flag; `auto` decides by the hardware.
+      hardware: of this process.
+      bfloat16_ok: whether the recipe allows `auto` to be bfloat16.
+    """
+    if asked != "auto":
+        return asked
+    if hardware.bfloat16:
+        return "bfloat16" if bfloat16_ok else "float32"
+    if hardware.compute_capability and hardware.compute_capability >= (7, 0):
+        return "float16"
+    return "float32"
+
+
+def jit_compile(asked: str, hardware: Hardware, replicas: int, *, on_cpu: str) -> str:
+    """Returns what XLA compiles: the whole `loop`, each `step`'s gradient, or nothing (`off`).
+
+    With several replicas it is the gradient of each, as XLA cannot compile the sum over them, and
+    on CPUs only for a model whose steps gain from it. The answer depends on the number of replicas
+    and not on whether they are devices or workers, so that both end with the same weights.
+
+    Args:
+      asked: the flag; `auto` decides by the hardware.
+      hardware: of this process.
+      replicas: in sync, over all workers.
+      on_cpu: what the recipe compiles on one CPU, `loop` or `step`.
+    """
+    if asked == "off":
+        return "off"
+    on_gpu = hardware.kind == "GPU"
+    if asked == "auto":
+        if (hardware.compute_capability or (0, 0)) >= NO_XLA_FROM:
+            return "off"
+        # On a CPU with bfloat16 instructions oneDNN's convolutions are faster than XLA's.
+        if not on_gpu and on_cpu == "step" and hardware.bfloat16:
+            return "off"
+    if replicas == 1:
+        return "loop" if on_gpu else on_cpu
+    return "step" if on_gpu or on_cpu == "step" or asked == "on" else "off"
 
 
 def settled_statement(plan: Plan) -> Mapping[str, str]:

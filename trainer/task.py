@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from trainer.cluster import devices as distribution
+from trainer.cluster import environment
 from trainer.config import Config
 from trainer.errors import DataError, TrainerError, UsageError
 from trainer.process.command_line import refusal, told
@@ -44,8 +44,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(config: Config, stop: StopSignals) -> None:
-    cluster = distribution.cluster_from_environment()
-    distribution.check(config, cluster)
+    cluster = environment.cluster_from_environment()
+    environment.check(config, cluster)
     console = Console(quiet=not cluster.is_chief)
     if not config.model_dir or files.is_local(config.model_dir):
         recorded = run_directory.open_for(config, is_chief=cluster.is_chief)

@@ -71,9 +71,6 @@ class Trainer:
     ):
         self._config, self._strategy = config, devices.strategy
         self._device = devices.first
-        self._workers = len(devices.cluster.workers)
-        self._is_chief = devices.cluster.is_chief
-        self._sum = tf.function(self._sum_body, autograph=False)
         self._total_steps = total_steps
         with self._strategy.scope():
             self.model = networks.build(
@@ -272,24 +269,6 @@ class Trainer:
         batches = range(0, len(images), _EVALUATION_BATCH)
         parts = [self._logits(images[i : i + _EVALUATION_BATCH]).numpy() for i in batches]
         return np.concatenate(parts) if parts else np.zeros((0, 10), np.float32)
-
-    def any_worker(self, here: bool) -> bool:
-        """Returns whether `here` is true on any worker; all have to ask at the same time."""
-        return self._sum_over_workers(int(here)) > 0
-
-    def from_chief(self, value: int) -> int:
-        """Returns the `value` that the chief passes; every worker has to ask at the same time."""
-        return self._sum_over_workers(value if self._is_chief else 0)
-
-    def _sum_over_workers(self, value: int) -> int:
-        if self._workers == 1:
-            return value
-        replicas = self._strategy.num_replicas_in_sync // self._workers
-        return int(self._sum(tf.constant(value, tf.int64))) // replicas
-
-    def _sum_body(self, value):
-        copies = self._strategy.run(tf.identity, (value,))
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, copies, axis=None)
 
     def inference_graph(self) -> tf.Graph:
         """Returns the graph that answers `logits`."""
