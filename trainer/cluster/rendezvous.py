@@ -21,7 +21,8 @@ from trainer.cluster.environment import Cluster
 from trainer.errors import ClusterError, TrainerError, UsageError
 
 _INTERVAL_S = 0.5
-_TIMEOUT_S = 5.0  # to answer a line; and a worker that has not asked for so long is not there
+_PRESENT_S = 3.0  # a worker that has not asked for so long is not there
+_TIMEOUT_S = 5.0  # to connect and answer
 _LINE_LIMIT = 1 << 16  # bytes; a fingerprint has a few hundred
 
 
@@ -131,22 +132,19 @@ def _ask(cluster: Cluster, fingerprint: Mapping[str, str]) -> Sequence[int]:
 
 
 class _Chief(socketserver.ThreadingTCPServer):
-    """Answers the other workers' lines; what is no worker's line gets no answer.
-
-    Attributes:
-      fingerprints: of each worker that ever asked.
-    """
+    """Answers the other workers' lines; what is no worker's line gets no answer."""
 
     daemon_threads, block_on_close = True, False
 
     def __init__(self, cluster: Cluster, listener: socket.socket):
-        super().__init__(listener.getsockname()[:2], _Answer, bind_and_activate=False)
+        super().__init__(listener.getsockname()[:2], _Connection, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
-        self.fingerprints: dict[int, Mapping[str, str]] = {}
-        self._others = range(1, len(cluster.workers))
-        self._asked: dict[int, float] = {}  # when, by worker
-        self._answer: Mapping[str, object] = {"missing": list(self._others)}
+        self.others = range(1, len(cluster.workers))
+        self.fingerprints: dict[int, Mapping[str, str]] = {}  # of each worker that ever asked
+        self.asked: dict[int, float] = {}  # when, by worker
+        self.answer: Mapping[str, object] = {"missing": list(self.others)}
+        self.answered: dict[int, Mapping[str, object]] = {}
         threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True).start()
 
     def __exit__(self, *exception: object) -> None:
@@ -156,35 +154,33 @@ class _Chief(socketserver.ThreadingTCPServer):
     def handle_error(self, *_: object) -> None:
         """Ignores a connection that broke, or was no worker's."""
 
-    def answer(self, line: bytes) -> bytes:
-        """Returns the answer to a worker's line; raises any exception if it is none."""
-        greeting = json.loads(line)
-        index, fingerprint = self._others.index(greeting["worker"]) + 1, greeting["fingerprint"]
-        self.fingerprints[index] = {str(name): str(value) for name, value in fingerprint.items()}
-        self._asked[index] = time.monotonic()
-        return json.dumps(self._answer).encode() + b"\n"
+    def present(self) -> set[int]:
+        """Returns the workers that asked lately."""
+        since = time.monotonic() - _PRESENT_S
+        return {index for index, asked in list(self.asked.items()) if asked > since}
 
     def missing(self) -> Sequence[int]:
-        """Returns who has not asked lately."""
-        since = time.monotonic() - _TIMEOUT_S
-        missing = [index for index in self._others if self._asked.get(index, -1.0) < since]
+        """Returns the workers that did not."""
+        missing = sorted(set(self.others) - self.present())
         if missing:
-            self._answer = {"missing": missing}
+            self.answer = {"missing": missing}
         return missing
 
     def conclude(self, answer: Mapping[str, object]) -> None:
-        """Gives each worker that is there this answer, once."""
-        now = time.monotonic()
-        self._answer = answer
-        there = [index for index, asked in self._asked.items() if asked > now - _TIMEOUT_S]
-        while any(self._asked[index] < now for index in there):
-            if time.monotonic() > now + _TIMEOUT_S:
-                break
+        """Returns once all workers that are present have got this answer."""
+        self.answer = answer
+        while any(self.answered.get(index) is not answer for index in self.present()):
             time.sleep(_INTERVAL_S / 10)
 
 
-class _Answer(socketserver.StreamRequestHandler):
+class _Connection(socketserver.StreamRequestHandler):
     timeout = _TIMEOUT_S
 
     def handle(self) -> None:
-        self.wfile.write(self.server.answer(self.rfile.readline(_LINE_LIMIT)))
+        chief, greeting = self.server, json.loads(self.rfile.readline(_LINE_LIMIT))
+        index, fingerprint = greeting["worker"], greeting["fingerprint"]
+        if index in chief.others:
+            chief.fingerprints[index] = {str(name): str(fingerprint[name]) for name in fingerprint}
+            chief.asked[index], answer = time.monotonic(), chief.answer
+            self.wfile.write(json.dumps(answer).encode() + b"\n")
+            chief.answered[index] = answer
