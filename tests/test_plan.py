@@ -15,7 +15,7 @@ CPU, AMX = Hardware("CPU"), Hardware("CPU", bfloat16=True)
 
 
 def gpu(major: int, minor: int = 0) -> Hardware:
-    return Hardware("GPU", compute_capability=(major, minor))
+    return Hardware("GPU", bfloat16=major >= 8, compute_capability=(major, minor))
 
 
 def plan(examples: int = 1000, hardware: Hardware = CPU, replicas: int = 1, **flags) -> plans.Plan:

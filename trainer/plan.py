@@ -21,13 +21,13 @@ class Hardware:
 
     Attributes:
       kind: `CPU` or `GPU`.
-      bfloat16: whether a CPU multiplies bfloat16 matrices (AVX512-BF16 or AMX).
+      bfloat16: whether it multiplies bfloat16 matrices, and does not only emulate that.
       compute_capability: of a GPU, for example (8, 0).
     """
 
     kind: str
     bfloat16: bool = False
-    compute_capability: tuple[int, int] = (0, 0)
+    compute_capability: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +156,11 @@ def resolve_precision(flag: str, hardware: Hardware, *, bfloat16: bool) -> str:
     """
     if flag != "auto":
         return flag
-    if hardware.kind == "GPU" and (7, 0) <= hardware.compute_capability < (8, 0):
-        return "float16" if bfloat16 else "float32"
-    fast = hardware.bfloat16 or hardware.compute_capability >= (8, 0)
-    return "bfloat16" if bfloat16 and fast else "float32"
+    if not bfloat16:
+        return "float32"
+    if hardware.compute_capability and (7, 0) <= hardware.compute_capability < (8, 0):
+        return "float16"
+    return "bfloat16" if hardware.bfloat16 else "float32"
 
 
 def resolve_jit_compile(flag: str, hardware: Hardware, replicas: int, *, on_cpu: str) -> str:
@@ -184,7 +185,7 @@ def resolve_jit_compile(flag: str, hardware: Hardware, replicas: int, *, on_cpu:
 
 
 def _xla_is_faster(hardware: Hardware, on_cpu: str) -> bool:
-    if hardware.kind == "GPU":
+    if hardware.compute_capability:
         # TensorFlow 2.21's XLA aborts on 12.0: PTX 8.5 does not know it (tensorflow issue 111958).
         return hardware.compute_capability < (12, 0)
     # oneDNN's convolutions use a CPU's bfloat16 instructions; XLA converts to float32 and back.

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from trainer import data, plan
-from trainer.cluster.devices import Cluster
-from trainer.cluster.rendezvous import Peers
+from trainer.cluster.environment import Cluster
+from trainer.cluster.rendezvous import meet
 from trainer.config import Config
 from trainer.data import Dataset
 from trainer.process import startup
@@ -24,12 +24,13 @@ from trainer.run import files
 def prepare(
     config: Config,
     cluster: Cluster,
-    peers: Peers,
     dataset: Dataset | None,
     console: Console,
     stopwatch: Clock,
 ) -> tuple[Config, Cluster, Dataset]:
-    """Loads the data and meets the other workers while TensorFlow, which takes longer, is imported.
+    """Loads the data while TensorFlow is imported, then meets the other workers.
+
+    They meet last, so that all are ready to connect at the same time.
 
     Returns:
       The configuration with the real names of data set and directory; the cluster, which is this
@@ -37,34 +38,29 @@ def prepare(
     """
     said: list[str] = []
 
-    def meet(named: Config, loaded: Dataset) -> None:
-        peers.meet(
-            plan.statement(named, loaded),
-            timeout_s=config.cluster_timeout_s,
-            finished=functools.partial(_has_finished, named),
-        )
-
-    def data_and_workers() -> tuple[Config, Dataset, bool]:
+    def load() -> tuple[Config, Dataset]:
         loaded = dataset or data.load(_dataset_name(config), config.data_dir, notify=said.append)
         named = dataclasses.replace(
             config.resolved(),
             dataset=loaded.name,
             model_dir=config.model_dir or run_directory.default_path(loaded.name, config.model),
         )
-        chief_may_finish = cluster.is_chief and _trained_to_the_end(named, loaded)
-        if len(cluster.workers) > 1 and not chief_may_finish:
-            meet(named, loaded)
-        return named, loaded, chief_may_finish
+        return named, loaded
 
-    preparing = _in_background(data_and_workers)
+    loading = _in_background(load)
     try:
         startup.import_tensorflow()
         stopwatch.lap("imports")
-        named, loaded, chief_may_finish = preparing.result()
-        if len(cluster.workers) > 1 and chief_may_finish:
-            if only_finishing_is_left(named, loaded):
+        named, loaded = loading.result()
+        if len(cluster.workers) > 1:
+            if cluster.is_chief and only_finishing_is_left(named, loaded):
                 return named, Cluster(), loaded
-            meet(named, loaded)
+            meet(
+                cluster,
+                plan.statement(named, loaded),
+                timeout_s=config.cluster_timeout_s,
+                finished=functools.partial(has_finished, named),
+            )
         return named, cluster, loaded
     finally:
         stopwatch.lap("data")
@@ -95,7 +91,8 @@ def _in_background(function: Callable[[], Any]) -> Future:
     return future
 
 
-def _has_finished(config: Config) -> bool:
+def has_finished(config: Config) -> bool:
+    """Whether the run has finished with as many epochs as asked for."""
     recorded = run_directory.read(config.model_dir)
     return bool(recorded and recorded.finished(config.epochs))
 

@@ -138,7 +138,7 @@ def tested(run: Run, probabilities: np.ndarray, loss: float, accuracy: float) ->
         _project(run, images[:_EMBEDDED], labels[:_EMBEDDED], probabilities[:_EMBEDDED])
     left_out = (  # they say where and how the run is kept, not what is learned
         *("model_dir", "data_dir", "resume", "profile", "summaries"),
-        *("checkpoint_every", "keep_checkpoints", "cluster_timeout_s", "peer_timeout_s"),
+        *("checkpoint_every", "keep_checkpoints", "cluster_timeout_s"),
     )
     run.summaries.hyperparameters(
         {

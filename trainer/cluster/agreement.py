@@ -1,0 +1,124 @@
+"""What workers agree on by collectives while they train, and which of them was lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from trainer.cluster.environment import Cluster
+from trainer.cluster.rendezvous import differences
+from trainer.errors import ClusterError, UsageError
+from trainer.process.startup import import_tensorflow
+
+if TYPE_CHECKING:
+    from trainer.cluster.devices import Devices
+
+_TEXT_LIMIT = 4096  # bytes of a worker's facts
+_TASK = re.compile(r"/job:worker/replica:0/task:(\d+)(?![\d/])")  # not a device of a task
+_LINGER_S = 1.0
+
+
+class Agreement:
+    """Collectives of all workers: each method is called by all of them, in the same order.
+
+    With one worker they return at once. A lost worker makes them raise what `lost_worker` explains.
+    """
+
+    def __init__(self, devices: Devices):
+        self._tf = import_tensorflow()
+        self._strategy, self._cluster = devices.strategy, devices.cluster
+        self._first_replicas = [
+            index * len(devices.local_replicas) for index in range(len(devices.cluster.workers))
+        ]
+        self._gather = self._tf.function(self._gather_replicas, autograph=False)
+
+    def _gather_replicas(self, row):
+        copies = self._strategy.run(self._tf.identity, (row,))
+        return self._strategy.gather(copies, axis=0)
+
+    def _rows(self, row: list[int]) -> list[list[int]]:
+        """Returns each worker's row of integers; all are of the same length."""
+        if len(self._first_replicas) == 1:
+            return [row]
+        gathered = self._gather(self._tf.constant([row], self._tf.int32)).numpy()
+        return [gathered[replica].tolist() for replica in self._first_replicas]
+
+    def any_worker(self, here: bool) -> bool:
+        """Returns whether `here` is true on any worker."""
+        return any(row[0] for row in self._rows([int(here)]))
+
+    def from_chief(self, value: int) -> int:
+        """Returns the chief's value, below 2**31."""
+        return self._rows([value])[0][0]
+
+    def compare(self, facts: Mapping[str, str]) -> None:
+        """Raises `UsageError` on every worker if their facts differ.
+
+        Args:
+          facts: what has to be equal on all workers, by the name that a message calls it.
+        """
+        text = json.dumps(dict(facts)).encode().ljust(_TEXT_LIMIT)
+        texts = [json.loads(bytes(row)) for row in self._rows(list(text))]
+        differing = differences(self._cluster, dict(enumerate(texts)))
+        if differing:
+            raise UsageError(f"{differing}; give a flag that decides it, or start equal machines")
+
+    def wait_for_chief(self) -> None:
+        """Returns once the chief calls this too, having written what others must wait for.
+
+        On the chief it raises nothing: what it waited to do is done, whoever is lost now.
+        """
+        errors = self._tf.errors.OpError
+        with contextlib.suppress(errors) if self._cluster.is_chief else contextlib.nullcontext():
+            self._rows([0])
+        # The chief may leave once all have got through the first collective, not before: the
+        # others fetch its part from it.
+        with contextlib.suppress(errors):
+            self._rows([0])
+
+
+def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
+    """Returns what to raise for a worker that died, froze or was cut off, None for other errors.
+
+    TensorFlow's text names the lost worker as a task, first of all tasks that it names, where
+
+    - its heartbeats stopped (`UnavailableError`);
+    - its connection closed (`UnavailableError`): a worker that fails because its neighbour failed
+      quotes that one's error first;
+    - it did not come to the constructor of the strategy (`DeadlineExceededError`), behind the words
+      "timed out task names".
+
+    It does not name the chief where that froze: the workers' heartbeats to it
+    (`DeadlineExceededError`) or their registration run into a timeout. Only the chief answers these
+    calls, so the name of the service stands for it. A text without any of this is of a worker that
+    cannot be named.
+
+    It waits a moment, so that workers which learn of the loss from this one do not see this one
+    leave instead.
+    """
+    errors = import_tensorflow().errors
+    kinds = (
+        errors.UnavailableError,
+        errors.DeadlineExceededError,
+        errors.AbortedError,
+        errors.CancelledError,
+    )
+    if len(cluster.workers) == 1 or not isinstance(error, kinds):
+        return None
+    text = error.message
+    late = text.partition("timed out task names")[2].partition("Additional GRPC")[0]
+    lost = set(map(int, _TASK.findall(late) or _TASK.findall(text)[:1]))
+    if not lost and "CoordinationService" in text:
+        lost = {0}
+    time.sleep(_LINGER_S)
+    names = ", ".join(cluster.name(index) for index in sorted(lost)) or "another worker"
+    if lost == {cluster.index}:
+        names += ", this one,"
+    return ClusterError(
+        f"{names} was lost; progress is in the last checkpoint, and starting all workers again goes"
+        " on from it"
+    )
