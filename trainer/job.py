@@ -167,7 +167,7 @@ def _train_and_finish(
     clock: Clock,
 ) -> None:
     from trainer import loop
-    from trainer.data.pipeline import distributed_batches
+    from trainer.data import pipeline
     from trainer.model.trainer import Trainer
     from trainer.results.finish import finish
     from trainer.results.reporter import make_reporter
@@ -187,8 +187,18 @@ def _train_and_finish(
         identity.record(plan, devices, dataset, resolved=trained)
     reporter = make_reporter(plan, devices, trainer, dataset, console, resumed_from)
     clock.lap("model")
-    batches = distributed_batches(plan, devices, dataset, progress.step)
+    datasets = pipeline.training_batches(
+        dataset.train_images[: plan.examples],
+        dataset.train_labels[: plan.examples],
+        plan,
+        progress.step,
+        replicas=devices.replicas,
+        local_replicas=devices.local_replicas,
+    )
+    batches = pipeline.distribute(datasets, devices.strategy)
     clock.lap("pipeline")
+    trainer.trace(batches)  # the first digits are prepared meanwhile
+    progress.train_seconds += clock.lap("graph")
     with stop.deferred():
         ended = loop.train(
             plan, trainer, batches, progress, checkpoints, reporter, agreement, stop, clock

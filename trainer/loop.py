@@ -20,9 +20,8 @@ def train(
     trainer: Trainer,
     batches: Iterator[Any],
     progress: Progress,
-    *,
-    reporter: Reporter,
     checkpoints: Checkpoints,
+    reporter: Reporter,
     agreement: Agreement,
     stop: StopSignals,
     clock: Clock,
@@ -34,8 +33,8 @@ def train(
       trainer: the model and its compiled loop.
       batches: the superbatches from the one that holds step `progress.step` on.
       progress: how far the run has come; grows.
-      reporter: what the console, the history and TensorBoard get; silent off the chief.
       checkpoints: where the chief saves progress.
+      reporter: what the console, the history and TensorBoard get; silent off the chief.
       agreement: what the workers decide together.
       stop: the signals that may end the run early.
       clock: where the time goes.
@@ -56,7 +55,7 @@ def train(
                 reporter.input_digits(superbatch)
                 clock.lap("summaries")
             with reporter.profiling(call), stall_guard(plan.config.stall_timeout_s):
-                result = trainer.run(superbatch, call)
+                result = trainer.run(superbatch, call.base, call.first, call.last)
             seconds = clock.lap("training" if warm else "first_loop")
             _check_finite(plan, result)
             _count(plan, progress, result, seconds, warm=warm)

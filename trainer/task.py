@@ -46,9 +46,7 @@ def _run(argv: Sequence[str]) -> int:
     return 0
 
 
-def _finished_already(
-    config: Config, cluster: environment.Cluster, console: Console
-) -> bool:
+def _finished_already(config: Config, cluster: environment.Cluster, console: Console) -> bool:
     """Refuses what cannot run, as far as that is known without TensorFlow."""
     environment.check(config, cluster)
     if not config.model_dir or files.is_local(config.model_dir):

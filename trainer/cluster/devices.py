@@ -10,6 +10,7 @@ from trainer.cluster.agreement import lost_worker
 from trainer.cluster.environment import Cluster
 from trainer.config import Config
 from trainer.errors import UsageError
+from trainer.plan import Hardware
 from trainer.process.cpus import available_cpus
 from trainer.process.startup import import_tensorflow, quiet_stderr
 

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data import augmentation
+from trainer.plan import Plan
 
 # Rounds of the block cipher in RandomIndexShuffle. With TensorFlow's default of 4 the orders of two
 # epochs correlate at 0.8; from 8 on no statistic tells them from independent permutations.
@@ -24,31 +25,23 @@ _SHUFFLE_ROUNDS = 8
 def training_batches(
     images: np.ndarray,
     labels: np.ndarray,
+    plan: Plan,
+    first_step: int = 0,
     *,
-    global_batch_size: int,
-    seed: int,
-    augment: str,
-    first_step: int,
-    last_step: int,
-    steps_per_loop: int,
     replicas: int = 1,
     local_replicas: Sequence[int] = (0,),
 ) -> list[tf.data.Dataset]:
-    """Returns, for each local replica, the superbatches that hold first_step ... last_step - 1.
+    """Returns, for each local replica, the superbatches from the one that holds `first_step` on.
 
     Superbatch k holds the steps [k * steps_per_loop, (k + 1) * steps_per_loop), all of a call of
     the training loop: gathering thousands of examples at once costs a fraction of an element for
-    each step. The first one may begin before `first_step`, the last one end after `last_step`.
+    each step. The last one may end after the last step of the plan.
 
     Args:
       images: uint8 [examples, 28, 28].
       labels: uint8 [examples].
-      global_batch_size: examples in a step, over all replicas; divisible by `replicas`.
-      seed: of the run.
-      augment: one of `recipes.AUGMENTATIONS`.
+      plan: of the run.
       first_step: the first step that is wanted.
-      last_step: the step after the last one that is wanted.
-      steps_per_loop: steps in a superbatch.
       replicas: how many share a global batch; replica r takes the r-th of its equal slices.
       local_replicas: the numbers of this process's replicas.
 
@@ -56,6 +49,8 @@ def training_batches(
       Datasets of (images uint8 [steps_per_loop, batch, 28, 28], labels int32 [steps_per_loop,
       batch]), batch being a replica's share.
     """
+    seed, augment = plan.config.seed, plan.config.augment
+    global_batch_size, steps_per_loop = plan.config.batch_size, plan.steps_per_loop
     batch, examples = global_batch_size // replicas, len(images)
     all_images, all_labels, distort, count = tf.constant(images), tf.constant(labels), None, 0
     if augment != "none":
@@ -79,7 +74,7 @@ def training_batches(
             pixels = tf.reshape(pixels, (steps_per_loop, batch, 28, 28))
             return pixels, tf.cast(tf.gather(all_labels, chosen), tf.int32)
 
-        numbers = first_step // steps_per_loop, -(-last_step // steps_per_loop)
+        numbers = first_step // steps_per_loop, -(-plan.total_steps // steps_per_loop)
         dataset = tf.data.Dataset.range(*numbers).map(superbatch).prefetch(2)
         return dataset.with_options(_options())
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -72,10 +74,15 @@ class Trainer:
         """Returns the learning rate of a step, float32 ()."""
         return self.optimizer.learning_rate(step)
 
-    def trace(self, element_spec: tuple[tf.TensorSpec, tf.TensorSpec]) -> None:
-        """Builds the loop's graph for what `pipeline.training_batches` gives, ahead of `run`."""
+    def trace(self, batches: Iterator[Any]) -> None:
+        """Builds the loop's graph for the elements of `pipeline.distribute`, ahead of `run`.
+
+        Only where they are plain tensors: what a strategy makes for several devices has no spec.
+        """
+        if not isinstance(batches, tf.data.Iterator):
+            return
         number = tf.TensorSpec((), tf.int32)
-        self._loop.get_concrete_function(element_spec, number, number, number)
+        self._loop.get_concrete_function(batches.element_spec, number, number, number)
 
     def run(self, superbatch: tuple, base_step: int, first_step: int, last_step: int) -> LoopResult:
         """Trains on the steps first_step ... last_step - 1 of a superbatch.
