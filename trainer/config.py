@@ -187,12 +187,6 @@ class Config:
         at_least=0,
         at_most=2**31 - 1,
     )
-    summaries: str = _flag(
-        "full",
-        "what TensorBoard is shown: minimal is curves, texts and graph, full all of it",
-        choices=("minimal", "full"),
-        same_run=True,
-    )
     profile: str | None = _flag(
         None, "steps to profile for TensorBoard, as FIRST,LAST", same_run=True, unset="off"
     )

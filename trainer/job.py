@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shlex
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from trainer import plan, prepare
 from trainer.cluster.devices import Cluster
@@ -17,14 +14,11 @@ from trainer.data import Dataset
 from trainer.errors import UsageError
 from trainer.plan import Plan
 from trainer.process import startup
-from trainer.process.console import Console, counted
+from trainer.process.console import Console
 from trainer.process.stopwatch import Stopwatch
 from trainer.run import directory as run_directory
 from trainer.run import files, lock
 from trainer.run.directory import Recorded
-
-if TYPE_CHECKING:
-    from trainer.loop import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +129,8 @@ def _train_and_finish(
 ) -> None:
     from trainer import loop
     from trainer.model.trainer import Trainer
-    from trainer.results.event_files import Summaries
+    from trainer.results.finish import finish
+    from trainer.results.reporter import Reporter, SilentReporter
     from trainer.run.checkpoints import Checkpoints, Progress
 
     config, is_chief = settled.config, settled.devices.cluster.is_chief
@@ -168,18 +163,23 @@ def _train_and_finish(
             f"{config.model_dir} is at step {progress.step:,} already, past the"
             f" {settled.total_steps:,} of --epochs={config.epochs}; ask for more epochs"
         )
-    summaries = None
+    reporter = SilentReporter()
     if is_chief:
-        directory = files.join(config.model_dir, run_directory.TENSORBOARD)
-        summaries = Summaries(directory, -1 if progress is None else progress.step)
+        reporter = Reporter(
+            plan=settled,
+            trainer=trainer,
+            dataset=dataset,
+            console=console,
+            resumed_from=resumed_from,
+        )
     run = loop.Run(
         plan=settled,
         trainer=trainer,
         dataset=dataset,
         progress=progress or Progress(),
         checkpoints=checkpoints,
-        summaries=summaries,
-        console=console,
+        reporter=reporter,
+        is_chief=is_chief,
         stop=stop,
         stopwatch=process.stopwatch,
     )
@@ -197,123 +197,17 @@ def _train_and_finish(
         )
     if is_chief:
         peers.needs_nobody()
-        finish(run, resumed_from)
+        checkpoints.tidy(run.progress.step)
+        finish(
+            plan=settled,
+            trainer=trainer,
+            dataset=dataset,
+            progress=run.progress,
+            reporter=reporter,
+            console=console,
+            clock=process.stopwatch,
+            resumed_from=resumed_from,
+        )
         peers.say_done()
     else:
         peers.wait_until_done()
-
-
-def finish(run: Run, resumed_from: int | None) -> None:
-    """Touches the test set, once; then exports the model, draws the pictures, writes the result."""
-    import tensorflow as tf
-
-    from trainer.model import networks
-    from trainer.model.trainer import evaluate
-    from trainer.results import charts, export, figures, report, tensorboard
-
-    settled, config, dataset, step = run.plan, run.plan.config, run.dataset, run.progress.step
-    run.console.progress(1.0, "testing, exporting, drawing")
-    run.checkpoints.tidy(step)
-    logits = run.trainer.logits(dataset.test_images)
-    probabilities = tf.nn.softmax(logits).numpy()
-    loss, accuracy = evaluate(logits, dataset.test_labels)
-    run.stopwatch.lap("test")
-    tensorboard.tested(run, probabilities, loss, accuracy)
-    run.stopwatch.lap("summaries")
-
-    copy = networks.build(config.model, precision=settled.precision, seed=config.seed)
-    copy.set_weights(run.trainer.model.get_weights())
-    saved_model = export.publish(
-        copy,
-        files.join(config.model_dir, run_directory.SAVED_MODEL),
-        step,
-        images=dataset.test_images,
-        probabilities=probabilities,
-        precision=settled.precision,
-    )
-    run.stopwatch.lap("export")
-    picture = figures.predictions(
-        dataset.test_images,
-        dataset.test_labels,
-        probabilities,
-        title=f"{config.model} reads {accuracy:.2%} of {len(dataset.test_labels):,}"
-        f" {dataset.name} test digits right",
-    )
-    files.write_bytes(files.join(config.model_dir, run_directory.PREDICTIONS), picture)
-    run.summaries.close()
-    error = charts.calibration_error(dataset.test_labels, probabilities)
-    metrics = _metrics(run, loss, accuracy, error, resumed_from)
-    report.write(
-        metrics,
-        directory=config.model_dir,
-        history=run.progress.history,
-        dataset=dataset,
-        probabilities=probabilities,
-        weights=run.trainer.model.get_weights(),
-    )
-    run.stopwatch.lap("pictures")
-    metrics |= {"wall_seconds": run.stopwatch.total, "seconds": run.stopwatch.seconds}
-    run_directory.write_json(config.model_dir, run_directory.METRICS, metrics)
-    _say_where(run, metrics, saved_model)
-
-
-def _metrics(
-    run: Run, loss: float, accuracy: float, calibration_error: float, resumed_from: int | None
-) -> dict[str, Any]:
-    settled, config, progress = run.plan, run.plan.config, run.progress
-    rate = progress.steady_examples / progress.steady_seconds if progress.steady_seconds else None
-    # Not this process's devices: it may be a chief that came back alone, just to finish.
-    trained_on = run_directory.read(config.model_dir).settled
-    return {
-        "dataset": run.dataset.name,
-        "model": config.model,
-        "parameters": run.trainer.model.count_params(),
-        "epochs": config.epochs,
-        "steps": progress.step,
-        "examples_train": settled.examples,
-        "examples_validation": config.validation_examples,
-        "examples_test": len(run.dataset.test_labels),
-        "test_loss": loss,
-        "test_accuracy": accuracy,
-        "test_calibration_error": calibration_error,
-        "validation_accuracy": progress.history[-1]["validation_accuracy"],
-        "train_seconds": round(progress.train_seconds, 3),
-        "wall_seconds": run.stopwatch.total,
-        "examples_per_second": rate and round(rate),
-        "strategy": trained_on["strategy"],
-        "replicas": trained_on["replicas"],
-        "workers": trained_on["workers"],
-        "precision": settled.precision,
-        "jit_compile": trained_on["jit_compile"] != "off",
-        "seed": config.seed,
-        "resumed_from_step": resumed_from,
-        "weights_sha256": run.trainer.weights_sha256(),
-        "finished": True,
-    }
-
-
-def _say_where(run: Run, metrics: Mapping[str, Any], saved_model: str) -> None:
-    say, where = run.console.line, run.plan.config.model_dir
-    count, accuracy = metrics["examples_test"], metrics["test_accuracy"]
-    rate = metrics["examples_per_second"]
-    # A resumed run has trained before this process began.
-    whole = "in all" if metrics["resumed_from_step"] is None else "since it was resumed"
-    say(
-        f"test    {accuracy:.2%} of {count:,} {metrics['dataset']} digits read right,"
-        f" {counted(round(count * (1 - accuracy)), 'mistake')}; loss {metrics['test_loss']:.4f}"
-    )
-    if accuracy < 0.2:  # of ten classes
-        say(
-            "        hardly better than guessing; try more --epochs, or a lower --learning_rate"
-            f" than {run.plan.config.learning_rate:g}"
-        )
-    say(
-        f"time    {metrics['train_seconds']:.1f} s training"
-        f"{f' at {rate:,} digits/s' if rate else ''}, {metrics['wall_seconds']:.1f} s {whole}"
-    )
-    say()
-    say(f"Everything is in {where}: report.html, predictions.png, metrics.json, saved_model/")
-    runs, where = shlex.quote(os.path.dirname(where) or where), shlex.quote(where)
-    tensorboard, python = startup.as_typed("tensorboard"), startup.as_typed("python")
-    say(f"  see the curves   {tensorboard} --logdir {runs}")
-    say(f"  read your own    {python} -m trainer.predict --model_dir {where} image.png")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -11,15 +10,11 @@ import tensorflow as tf
 
 from trainer.data import Dataset, pipeline
 from trainer.errors import UsageError
-from trainer.model.trainer import LoopResult, Trainer, evaluate
+from trainer.model.trainer import LoopResult, Trainer
 from trainer.plan import Plan
-from trainer.process.console import Console
 from trainer.process.startup import StopSignals
 from trainer.process.stopwatch import Stopwatch
-from trainer.results import tensorboard
-from trainer.results.event_files import Summaries
-from trainer.run import directory as run_directory
-from trainer.run import files
+from trainer.results.reporter import SilentReporter
 from trainer.run.checkpoints import Checkpoints, Progress
 
 
@@ -33,8 +28,7 @@ class Run:
       dataset: all examples.
       progress: how far it has come; changes as it goes on.
       checkpoints: where it is saved.
-      summaries: what TensorBoard shows; only the chief has them.
-      console: where progress is told.
+      reporter: what is told of it.
       stop: the signals that may end it early.
       stopwatch: where its time goes.
     """
@@ -44,8 +38,8 @@ class Run:
     dataset: Dataset
     progress: Progress
     checkpoints: Checkpoints
-    summaries: Summaries | None
-    console: Console
+    reporter: SilentReporter
+    is_chief: bool
     stop: StopSignals
     stopwatch: Stopwatch
 
@@ -74,14 +68,14 @@ def _train(run: Run) -> bool:
         # Its first digits are prepared meanwhile.
         run.trainer.trace(batches.element_spec)
         progress.train_seconds += lap("graph")
-    if run.summaries and progress.step == 0:
-        tensorboard.begin(run)
+    if progress.step == 0:
+        run.reporter.start()
         lap("summaries")
     warm = False
     for superbatch, base, begin, end in _calls(run, batches):
-        waited = lap("input" if warm else "pipeline")  # the first is prepared from nothing
-        if run.summaries and progress.step == 0:
-            tensorboard.input_digits(run, superbatch)
+        lap("input" if warm else "pipeline")  # the first is prepared from nothing
+        if progress.step == 0:
+            run.reporter.input_digits(superbatch)
             lap("summaries")
         result = run.trainer.run(superbatch, base, begin, end)
         seconds = lap("training" if warm else "first_loop")
@@ -89,7 +83,7 @@ def _train(run: Run) -> bool:
         _count(progress, result, seconds, plan.config.batch_size, warm=warm)
         warm = True
         epoch = plan.epoch_under_way(progress.step - 1)
-        _report(run, result, epoch, seconds, waited)
+        run.reporter.loop_done(progress, result, seconds=seconds)
         lap("summaries")
         epoch_done = progress.step == plan.epoch_end(epoch)
         if epoch_done:
@@ -98,8 +92,8 @@ def _train(run: Run) -> bool:
         stopping = run.trainer.any_worker(run.stop.received is not None)
         every = plan.config.checkpoint_every
         due = epoch_done or stopping or (every and progress.step % every == 0)
-        if run.summaries and due:
-            run.summaries.flush()
+        if run.is_chief and due:
+            run.reporter.flush()
             run.checkpoints.save(progress)
         lap("checkpoints")
         if stopping:
@@ -150,24 +144,9 @@ def _calls(run: Run, batches: Iterator[Any]) -> Iterator[tuple[Any, int, int, in
             if config.checkpoint_every:
                 ends.append((step // config.checkpoint_every + 1) * config.checkpoint_every)
             end = min(ends)
-            with _profiled(run, profile, step, end):
+            with run.reporter.profiling(step, end):
                 yield superbatch, base, step, end
             step = end
-
-
-@contextlib.contextmanager
-def _profiled(run: Run, profile: tuple[int, int] | None, step: int, end: int) -> Iterator[None]:
-    """Starts the profiler before the first step of the range, and stops it after the last."""
-    if not profile or not run.summaries or not profile[0] - 1 <= step < profile[1]:
-        yield
-        return
-    if step == profile[0] - 1:
-        directory = files.join(run.plan.config.model_dir, run_directory.TENSORBOARD, "train")
-        tf.profiler.experimental.start(directory)
-    yield
-    if end == min(profile[1], run.plan.total_steps):
-        with contextlib.suppress(tf.errors.UnavailableError):  # resumed within the range
-            tf.profiler.experimental.stop()
 
 
 def _check_finite(run: Run, result: LoopResult) -> None:
@@ -193,55 +172,9 @@ def _count(
         progress.steady_seconds += seconds
 
 
-def _report(run: Run, result: LoopResult, epoch: int, seconds: float, waited: float) -> None:
-    progress, config = run.progress, run.plan.config
-    rate = result.steps * config.batch_size / seconds
-    run.console.progress(
-        progress.step / run.plan.total_steps,
-        f"epoch {epoch}/{config.epochs}  loss {result.loss:.4f}  accuracy {result.accuracy:.2%}"
-        f"  {rate:,.0f} digits/s",
-    )
-    if run.summaries:
-        values = {
-            "loss": result.loss,
-            "accuracy": result.accuracy,
-            "gradient_norm": result.gradient_norm,
-            "learning_rate": float(run.trainer.learning_rate(progress.step - 1)),
-            "examples_per_second": rate,
-            "input_wait": waited / (waited + seconds),
-        }
-        run.summaries.scalars("train", values, progress.step)
-
-
 def _end_epoch(run: Run, epoch: int) -> None:
-    """Validates, and adds a row to the history; the chief alone does, the others just go on."""
     plan, progress = run.plan, run.progress
     steps = plan.epoch_end(epoch) - plan.epoch_end(epoch - 1)
     loss, accuracy = progress.epoch_loss / steps, progress.epoch_right / steps
     progress.epoch_loss = progress.epoch_right = 0.0
-    if not run.summaries:
-        return
-    images, labels = run.dataset.train_images, run.dataset.train_labels
-    validation = None
-    if plan.config.validation_examples:
-        logits = run.trainer.logits(images[plan.examples :])
-        validation = evaluate(logits, labels[plan.examples :])
-        tensorboard.validated(run, logits, *validation)
-    tensorboard.epoch(run)
-    progress.history.append(
-        {
-            "epoch": epoch,
-            "step": progress.step,
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            "validation_loss": validation and validation[0],
-            "validation_accuracy": validation and validation[1],
-            "learning_rate": float(run.trainer.learning_rate(progress.step - 1)),
-            "train_seconds": round(progress.train_seconds, 3),
-        }
-    )
-    run_directory.write_history(plan.config.model_dir, progress.history)
-    text = f"epoch {epoch}/{plan.config.epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}"
-    if validation:
-        text += f"   validation loss {validation[0]:.4f}  accuracy {validation[1]:.2%}"
-    run.console.line(f"{text}   {progress.train_seconds:.1f} s")
+    run.reporter.epoch_done(progress, loss=loss, accuracy=accuracy)

@@ -27,6 +27,7 @@ class Recipe:
       jit_compile: what XLA compiles on a CPU: the whole `loop`, or each `step` for itself, because
         it runs convolutions inside a loop on one thread (and none of them where the CPU has
         bfloat16 instructions: `distribution.jit_compile`).
+      temperature: divides the exported logits where no digits were held out to fit it on.
     """
 
     batch_size: int
@@ -38,6 +39,7 @@ class Recipe:
     steps_per_loop: int
     bfloat16: bool
     jit_compile: str
+    temperature: float = 1.0
 
 
 RECIPES = {
