@@ -17,7 +17,7 @@ from trainer.process.console import Console, counted
 from trainer.process.stopwatch import Stopwatch
 from trainer.results import evaluation, export, figures, report
 from trainer.results.evaluation import Evaluation
-from trainer.results.reporter import Reporter, validation_digits
+from trainer.results.reporter import Reporter
 from trainer.run import directory as run_directory
 from trainer.run import files
 from trainer.run.checkpoints import Progress
@@ -52,8 +52,7 @@ def finish(
     reporter.tested(progress, evaluation.evaluate(logits, labels))
     reporter.close()
     clock.lap("summaries")
-
-    # A copy outside the strategy's scope.
+    # The exported variables are a copy's, outside the strategy.
     model = networks.build(config.model, precision=plan.precision, seed=config.seed)
     model.set_weights(trainer.model.get_weights())
     export.publish(
@@ -68,11 +67,10 @@ def finish(
     clock.lap("export")
     metrics = _metrics(plan, trainer, dataset, progress, result)
     metrics |= {"temperature": temperature, "resumed_from_step": resumed_from}
-    digits = dataset.test_images, labels
-    picture = figures.predictions(*digits, result.probabilities, title=report.headline(metrics))
+    picture = figures.predictions(dataset.test_images, result, title=report.headline(metrics))
     files.write_bytes(files.join(config.model_dir, run_directory.PREDICTIONS), picture)
-    charts = figures.report_charts(progress.history, *digits, result)
-    report.write(metrics, charts, config.model_dir)
+    drawn = figures.report_figures(progress.history, dataset.test_images, result)
+    report.write(metrics, drawn, config.model_dir)
     clock.lap("pictures")
     metrics |= {"wall_seconds": clock.total, "seconds": clock.seconds, "finished": True}
     run_directory.write_json(config.model_dir, run_directory.METRICS, metrics)
@@ -82,8 +80,8 @@ def finish(
 def _temperature(plan: Plan, trainer: Trainer, dataset: Dataset) -> float:
     if not plan.config.validation_examples:
         return RECIPES[plan.config.model].temperature
-    images, labels = validation_digits(plan, dataset)
-    return evaluation.fit_temperature(trainer.logits(images), labels)
+    logits = trainer.logits(dataset.train_images[plan.examples :])
+    return evaluation.fit_temperature(logits, dataset.train_labels[plan.examples :])
 
 
 def _metrics(
@@ -110,9 +108,7 @@ def _metrics(
         "validation_accuracy": progress.history[-1]["validation_accuracy"],
         "train_seconds": round(progress.train_seconds, 3),
         "examples_per_second": rate and round(rate),
-        "strategy": trained_on["strategy"],
-        "replicas": trained_on["replicas"],
-        "workers": trained_on["workers"],
+        **{name: trained_on[name] for name in ("strategy", "replicas", "workers")},
         "precision": plan.precision,
         "jit_compile": trained_on["jit_compile"] != "off",
         "seed": config.seed,

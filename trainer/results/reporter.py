@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Iterator
 
@@ -22,23 +21,18 @@ from trainer.run import directory as run_directory
 from trainer.run import files
 from trainer.run.checkpoints import Progress
 
-_INPUT_DIGITS, _MISTAKES = 128, 16
+_INPUT_DIGITS = 128
 _EMBEDDED = 500  # digits in the projector, whose file is text
 
 
-def validation_digits(plan: Plan, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the training digits held out, uint8 [n, 28, 28], and their labels [n]."""
-    return dataset.train_images[plan.examples :], dataset.train_labels[plan.examples :]
-
-
 class SilentReporter:
-    """The reporter of a worker that is not the chief, and the interface of both: does nothing."""
+    """Reports nothing: the reporter of a worker that is not the chief, and the interface."""
 
     def start(self) -> None:
-        """Called before the first step of a run that is not resumed."""
+        """Called before the first step of a run."""
 
     def input_digits(self, superbatch: tuple) -> None:
-        """Called with the first superbatch of a run that is not resumed."""
+        """Called with the first superbatch of a run, as the pipeline gives it."""
 
     def loop_done(self, progress: Progress, result: LoopResult, *, seconds: float) -> None:
         """Called after each call of the compiled loop, which took so many seconds."""
@@ -58,15 +52,7 @@ class SilentReporter:
 
 
 class Reporter(SilentReporter):
-    """The chief's reporter.
-
-    Args:
-      plan: of the run.
-      trainer: of the run; validates with `logits`.
-      dataset: of the run.
-      console: for the progress bar and a line an epoch.
-      resumed_from: the step that the run goes on from, None for a new run.
-    """
+    """The chief's reporter of a run; a resumed one goes on from the step `resumed_from`."""
 
     def __init__(
         self,
@@ -78,27 +64,28 @@ class Reporter(SilentReporter):
         resumed_from: int | None,
     ):
         self._plan, self._trainer, self._dataset, self._console = plan, trainer, dataset, console
-        directory = files.join(plan.config.model_dir, run_directory.TENSORBOARD)
-        self._train_directory = files.join(directory, "train")
-        self._events = EventFiles(directory, resumed_from)
+        self._directory = files.join(plan.config.model_dir, run_directory.TENSORBOARD)
+        self._events = EventFiles(self._directory, resumed_from)
 
     def start(self) -> None:
         """Adds the configuration and the model's graph to TensorBoard."""
         path = files.join(self._plan.config.model_dir, run_directory.CONFIG)
-        tables = [
-            f"### {section}\n\n| | |\n| --- | --- |\n"
-            + "\n".join(f"| {name} | `{json.dumps(value)}` |" for name, value in values.items())
-            for section, values in json.loads(files.read_text(path) or "{}").items()
+        record = json.loads(files.read_text(path) or "{}")
+        rows = [
+            f"| {section} | {name} | `{json.dumps(value)}` |"
+            for section, values in record.items()
+            for name, value in values.items()
         ]
-        self._events.text("train", "configuration", "\n\n".join(tables), 0)
-        self._events.graph("train", self._trainer.inference_graph())
+        with self._events.writer("train").as_default(0):
+            tf.summary.text("configuration", "\n".join(["| | | |", "| --- | --- | --- |", *rows]))
+            tf.summary.graph(self._trainer.inference_graph())
 
     def input_digits(self, superbatch: tuple) -> None:
-        """Adds the first digits that this process's first replica trains on, as augmented."""
+        """Adds the first digits that this process's first replica trains on, augmented."""
         images = getattr(superbatch[0], "values", [superbatch[0]])[0]
         digits = tf.reshape(images, (-1, 28, 28))[:_INPUT_DIGITS].numpy()
-        picture = figures.mosaic(digits, columns=16)[..., None]
-        self._events.image("train", "input_digits", picture, 0, "as augmented")
+        picture = figures.mosaic(digits, columns=16, width=29, height=29)
+        self._events.image("train", "input_digits", picture[..., None], 0)
 
     def loop_done(self, progress: Progress, result: LoopResult, *, seconds: float) -> None:
         """Redraws the progress bar and adds a point to the training curves."""
@@ -145,33 +132,27 @@ class Reporter(SilentReporter):
         self._console.line(f"{text}   {progress.train_seconds:.1f} s")
 
     def _validate(self, step: int) -> Evaluation:
-        images, labels = validation_digits(self._plan, self._dataset)
-        validated = evaluation.evaluate(self._trainer.logits(images), labels)
-        self._answers("validation", images, labels, validated, step)
-        return validated
+        images = self._dataset.train_images[self._plan.examples :]
+        labels = self._dataset.train_labels[self._plan.examples :]
+        result = evaluation.evaluate(self._trainer.logits(images), labels)
+        self._answers("validation", images, result, step)
+        return result
 
-    def _answers(
-        self, part: str, images: np.ndarray, labels: np.ndarray, result: Evaluation, step: int
-    ) -> None:
+    def _answers(self, part: str, images: np.ndarray, result: Evaluation, step: int) -> None:
         curves = {"loss": result.loss, "accuracy": result.accuracy}
         self._events.scalars(part, curves, step)
-        picture = figures.confusion_picture(result.confusion)
-        self._events.image(part, "confusion_matrix", picture, step, "by true and read digit")
-        wrong = evaluation.surest_mistakes(result.probabilities, labels)[:_MISTAKES]
-        if len(wrong):
-            answers = images[wrong], labels[wrong], result.probabilities[wrong]
-            picture = figures.captioned_digits(*answers)
-            self._events.image(part, "mistakes", picture, step, "the most confident")
+        for tag, picture in figures.answer_pictures(images, result).items():
+            self._events.image(part, tag, picture, step)
 
     @contextlib.contextmanager
     def profiling(self, first_step: int, last_step: int) -> Iterator[None]:
-        """Starts TensorFlow's profiler before the first step of `--profile`, ends it after it."""
+        """Runs TensorFlow's profiler from the first to the last step of `--profile`."""
         steps = self._plan.config.profile_range()
         if not steps or not steps[0] - 1 <= first_step < steps[1]:
             yield
             return
         if first_step == steps[0] - 1:
-            tf.profiler.experimental.start(self._train_directory)
+            tf.profiler.experimental.start(files.join(self._directory, "train"))
         yield
         if last_step == min(steps[1], self._plan.total_steps):
             with contextlib.suppress(tf.errors.UnavailableError):  # resumed within the range
@@ -184,23 +165,15 @@ class Reporter(SilentReporter):
           progress: at the end of training.
           result: of the test digits at temperature 1, as the other curves.
         """
-        config, images, labels = (
-            self._plan.config,
-            self._dataset.test_images,
-            self._dataset.test_labels,
-        )
-        self._events.start_over("test")  # what an earlier attempt at finishing left
-        self._answers("test", images, labels, result, progress.step)
+        images, labels = self._dataset.test_images, self._dataset.test_labels
+        self._answers("test", images, result, progress.step)
         pixels = tf.cast(images[:_EMBEDDED], tf.float32) / 255
         features = networks.features(self._trainer.model, pixels).numpy()
-        read = result.probabilities[:_EMBEDDED].argmax(1)
+        read = result.probabilities[: len(features)].argmax(1)
         rows = [f"{label}\t{answer}" for label, answer in zip(labels, read, strict=False)]
-        self._events.projector("test", features, images[:_EMBEDDED], "is\tread as", rows)
-        fields = {field.name: field.metadata for field in dataclasses.fields(config)}
-        names = ["model", "epochs", *(name for name in fields if not fields[name]["same_run"])]
-        values = {name: getattr(config, name) for name in names}
-        choices = {name: fields[name]["choices"] for name in names}
-        self._events.hyperparameters(values, choices, config.model_dir)
+        labels = ["is\tread as", *rows]
+        self._events.projector("test", features, images[: len(features)], labels)
+        self._events.hyperparameters(self._plan.config)
 
     def flush(self) -> None:
         """Writes TensorBoard's events to disk."""

@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tensorboard.plugins.histogram.summary import histogram_pb
 from tensorboard.plugins.hparams import api
-from tensorboard.plugins.projector import metadata as projector_metadata
-from tensorboard.plugins.projector import projector_config_pb2
+from tensorboard.plugins.projector import metadata, projector_config_pb2
 from tensorboard.plugins.scalar.summary import scalar_pb
 
+from trainer.config import Config
 from trainer.results import figures
 from trainer.run import files
 
-PARTS = ("train", "validation", "test")
-_NUMBERS = api.RealInterval(0.0, 1e9)
-
 
 class EventFiles:
-    """Writers for `directory`/train, validation and test, each opened when first used.
+    """Writers for `directory`/train, validation and test.
 
-    Events after the step that a run resumes at are dropped, so that every step is there once.
+    Drops the events after the step that a run resumes at, and all of the test, which follows again.
 
     Args:
       directory: the run's `tensorboard`.
-      resumed_at: the last step whose events stay; None for none.
+      resumed_from: the last step whose events stay; None for none.
     """
 
-    def __init__(self, directory: str, resumed_at: int | None):
+    def __init__(self, directory: str, resumed_from: int | None):
         self._directory = directory
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
-        for part in PARTS:
+        last_step = -1 if resumed_from is None else resumed_from
+        for part, last in (("train", last_step), ("validation", last_step), ("test", -1)):
             files.remove_leftovers(files.join(directory, part))
-            keep_events(files.join(directory, part), -1 if resumed_at is None else resumed_at)
+            keep_events(files.join(directory, part), last)
 
     def writer(self, part: str) -> tf.summary.SummaryWriter:
-        """Returns the writer of a part of `PARTS`."""
+        """Returns the writer of `train`, `validation` or `test`, opened when first used."""
         if part not in self._writers:
             path = files.join(self._directory, part)
             self._writers[part] = tf.summary.create_file_writer(path)
@@ -55,39 +53,26 @@ class EventFiles:
         self._add(part, [histogram_pb(tag, array) for tag, array in values.items()], step)
 
     def _add(self, part: str, summaries: Sequence[Any], step: int) -> None:
-        # One event for all: `tf.summary.scalar` for each takes ten times as long.
-        merged = tf.compat.v1.Summary()
-        for summary in summaries:
-            merged.MergeFromString(summary.SerializeToString())
+        # One event for all: a `tf.summary.scalar` for each takes ten times as long.
+        merged = b"".join(summary.SerializeToString() for summary in summaries)
         with self.writer(part).as_default(step):
-            tf.summary.experimental.write_raw_pb(merged.SerializeToString())
+            tf.summary.experimental.write_raw_pb(merged)
 
-    def image(self, part: str, tag: str, pixels: np.ndarray, step: int, description: str) -> None:
+    def image(self, part: str, tag: str, pixels: np.ndarray, step: int) -> None:
         """Adds a picture: uint8 [height, width, 1 or 3]."""
         with self.writer(part).as_default(step):
-            tf.summary.image(tag, pixels[None], description=description)
-
-    def text(self, part: str, tag: str, markdown: str, step: int) -> None:
-        """Adds a text in Markdown."""
-        with self.writer(part).as_default(step):
-            tf.summary.text(tag, markdown)
-
-    def graph(self, part: str, graph: tf.Graph) -> None:
-        """Adds the computation graph."""
-        with self.writer(part).as_default(0):
-            tf.summary.graph(graph)
+            tf.summary.image(tag, pixels[None])
 
     def projector(
-        self, part: str, features: np.ndarray, images: np.ndarray, header: str, rows: Sequence[str]
+        self, part: str, features: np.ndarray, images: np.ndarray, labels: Sequence[str]
     ) -> None:
-        """Writes the projector's files.
+        """Writes the projector's files into a part's directory.
 
         Args:
-          part: one of `PARTS`.
+          part: `train`, `validation` or `test`.
           features: float [n, features].
-          images: uint8 [n, 28, 28], a picture for each point.
-          header: names of the labels, separated by tabs.
-          rows: the labels of each point, separated by tabs.
+          images: uint8 [n, 28, 28].
+          labels: the lines of the table of labels, its heading first.
         """
         config = projector_config_pb2.ProjectorConfig()
         embedding = config.embeddings.add(
@@ -98,49 +83,40 @@ class EventFiles:
         )
         embedding.sprite.image_path = "digits.png"
         embedding.sprite.single_image_dim.extend([28, 28])
-        sprite = figures.mosaic(images, math.ceil(math.sqrt(len(images))), 28, 28)
-        vectors = "\n".join("\t".join(f"{value:.4g}" for value in row) for row in features.tolist())
+        sprite = figures.mosaic(images, columns=math.ceil(math.sqrt(len(images))))
+        rows = ["\t".join(f"{value:.4g}" for value in row) for row in features.tolist()]
         contents = {
-            "features.tsv": f"{vectors}\n".encode(),
-            "labels.tsv": "\n".join([header, *rows, ""]).encode(),
+            "features.tsv": "\n".join([*rows, ""]).encode(),
+            "labels.tsv": "\n".join([*labels, ""]).encode(),
             "digits.png": tf.io.encode_png(sprite[..., None]).numpy(),
-            projector_metadata.PROJECTOR_FILENAME: str(config).encode(),
+            metadata.PROJECTOR_FILENAME: str(config).encode(),
         }
         directory = files.join(self._directory, part)
         files.make_directory(directory)
         for name, content in contents.items():
             files.write_bytes(files.join(directory, name), content)
 
-    def hyperparameters(
-        self, values: Mapping[str, Any], choices: Mapping[str, Sequence[str]], run: str
-    ) -> None:
-        """Writes the HParams page's record: accuracies by these values, in this order.
+    def hyperparameters(self, config: Config) -> None:
+        """Writes the HParams page's record: the accuracies by what identifies the run.
 
-        The record lies one level above the parts: the page looks for the metrics of a record in the
-        directories below its own. It takes the domains of all runs from the first one's record.
-
-        Args:
-          values: numbers and strings, by name.
-          choices: for each string all values there are.
-          run: names the run.
+        One level above the parts: the page looks for a record's metrics in the directories below
+        it. For all runs it takes the domains that it finds first, so they name every choice.
         """
-        columns = [
-            api.HParam(name, api.Discrete(choices[name]) if choices.get(name) else _NUMBERS)
-            for name in values
-        ]
-        metrics = [
-            api.Metric("accuracy", group=part, display_name=f"{part} accuracy")
-            for part in ("test", "validation")
-        ]
+        fields = {field.name: field.metadata for field in dataclasses.fields(config)}
+        values = {"model": config.model, "epochs": config.epochs}
+        values |= {name: getattr(config, name) for name in fields if not fields[name]["same_run"]}
+        columns = []
+        for name in values:
+            choices = fields[name]["choices"]
+            domain = api.Discrete(choices) if choices else api.RealInterval(0.0, 1e9)
+            columns.append(api.HParam(name, domain))
+        parts = "test", "validation"
+        metrics = [api.Metric("accuracy", part, f"{part} accuracy") for part in parts]
         keep_events(self._directory, -1)
         with tf.summary.create_file_writer(self._directory).as_default(0) as writer:
             api.hparams_config(columns, metrics)
-            api.hparams(values, trial_id=run)
+            api.hparams(values, trial_id=config.model_dir)
             writer.close()
-
-    def start_over(self, part: str) -> None:
-        """Drops all events of a part."""
-        keep_events(files.join(self._directory, part), -1)
 
     def flush(self) -> None:
         """Writes to disk what was added so far."""
@@ -151,7 +127,6 @@ class EventFiles:
         """Closes the files."""
         for writer in self._writers.values():
             writer.close()
-        self._writers.clear()
 
 
 def keep_events(directory: str, last_step: int) -> None:
@@ -163,10 +138,9 @@ def keep_events(directory: str, last_step: int) -> None:
         kept, complete = [], True
         try:
             for record in tf.data.TFRecordDataset([path]).as_numpy_iterator():
-                if _step_of(record) <= last_step:
-                    kept.append(record)
-                else:
-                    complete = False
+                early = tf.compat.v1.Event.FromString(record).step <= last_step
+                kept += [record] * early
+                complete &= early
         except tf.errors.DataLossError:  # the file ends within a record
             complete = False
         if not kept:
@@ -175,10 +149,3 @@ def keep_events(directory: str, last_step: int) -> None:
             with files.replacing(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
                 for record in kept:
                     writer.write(record)
-
-
-def _step_of(record: bytes) -> float:
-    try:
-        return tf.compat.v1.Event.FromString(record).step
-    except DecodeError:
-        return math.inf
