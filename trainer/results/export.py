@@ -16,11 +16,11 @@ _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 
 class Classifier(tf.Module):
-    """The signatures of the SavedModel around a model from `networks.build`.
+    """The signatures around a model from `networks.build`.
 
     `serving_default`: `images` uint8 [n, 28, 28] -> `classes` int64 [n], `probabilities` float32
     [n, 10], the softmax of logits / temperature. `serving_bytes`: `image_bytes` string [n], PNG or
-    JPEG files of a light digit on black -> the same. An image of another size is scaled to 28 x 28.
+    JPEG files of a light digit on black, scaled to 28 x 28 -> the same.
     """
 
     def __init__(self, model: keras.Model, temperature: float):

@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_rgb
+from matplotlib.colors import Normalize, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -60,7 +60,8 @@ def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
     sections |= {f"Mistakes: {which} {len(wrong):,}": wrong[:30]} if len(wrong) else {}
     file = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        FigureCanvasAgg(_digits(images, result, sections, columns=10, title=title)).print_png(file)
+        figure = _digits(images, result, sections, columns=10, title=title)
+        FigureCanvasAgg(figure).print_png(file, pil_kwargs={"compress_level": 3})
     return file.getvalue()
 
 
@@ -71,13 +72,10 @@ def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndar
         if result.mistakes:
             wrong = {"": result.surest_mistakes[:16]}
             drawn["mistakes"] = _digits(images, result, wrong, columns=8)
-        return {name: _pixels(figure) for name, figure in drawn.items()}
-
-
-def _pixels(figure: Figure) -> np.ndarray:
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3]
+        canvases = {name: FigureCanvasAgg(figure) for name, figure in drawn.items()}
+        for canvas in canvases.values():
+            canvas.draw()
+    return {name: np.asarray(canvas.buffer_rgba())[..., :3] for name, canvas in canvases.items()}
 
 
 def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) -> np.ndarray:
@@ -89,7 +87,8 @@ def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) 
     rows = -(-len(images) // columns)
     cells = np.zeros((rows * columns, height, width), np.uint8)
     cells[: len(images), :28, :28] = images
-    return cells.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, -1)
+    cells = cells.reshape(rows, columns, height, width).swapaxes(1, 2)
+    return cells.reshape(rows * height, columns * width)
 
 
 def report_figures(
@@ -119,7 +118,7 @@ def _svg(figure: Figure, title: str) -> str:
     file = io.StringIO()
     no_date = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", metadata={"Title": title, **no_date})
-    # Without XML declaration and document type; an image with a title, not a group of parts.
+    # Without XML declaration and document type; one image for a screen reader.
     return '<svg role="img" ' + file.getvalue().partition("<svg ")[2]
 
 
@@ -151,14 +150,15 @@ def _digits(
     total = 6 + 54 * bool(title) + 40 * sum(map(bool, sections)) + rows * height
     figure, axes = _canvas(columns * width, total)
     axes.text(6, 40, title, size=15, weight="bold")
-    top, frames, colors = 6 + 54 * bool(title), [], []
+    top, frames, colors, norm = 6 + 54 * bool(title), [], [], Normalize(0, 255)
     for heading, chosen in sections.items():
         axes.text(6, top + 22, heading, size=11, color=MUTED)
         top += 40 * bool(heading)
+        paper = 255 - mosaic(images[chosen], columns, _CELL_WIDTH, _CELL_HEIGHT)
+        bottom = top + paper.shape[0] * _SCALE
         if len(chosen):
-            paper = 255 - mosaic(images[chosen], columns, _CELL_WIDTH, _CELL_HEIGHT)
-            extent = (6, 6 + columns * width, top + paper.shape[0] * _SCALE, top)
-            axes.imshow(paper, "gray", vmax=255, extent=extent, interpolation=interpolation)
+            extent = (6, 6 + columns * width, bottom, top)
+            axes.imshow(paper, "gray", norm=norm, extent=extent, interpolation=interpolation)
         for place, example in enumerate(chosen):
             x, y = 6 + place % columns * width, top + place // columns * height
             right, text = _caption(result, example)
@@ -166,11 +166,11 @@ def _digits(
             colors.append(LINE if right else ORANGE)
             color, weight = (BLUE, "normal") if right else (ORANGE, "bold")
             axes.text(x, y + edge + 5, text, va="top", color=color, weight=weight)
-        top += -(-len(chosen) // columns) * height
+        top = bottom
     axes.set(xlim=(0, columns * width), ylim=(total, 0), aspect="auto")
     widths = [0.8 if color == LINE else 2.2 for color in colors]
-    frames = PolyCollection(frames, facecolors="none", edgecolors=colors, linewidths=widths)
-    axes.add_collection(frames, autolim=False)
+    style = {"facecolors": "none", "edgecolors": colors, "linewidths": widths}
+    axes.add_collection(PolyCollection(frames, **style), autolim=False)
     return figure
 
 
@@ -181,27 +181,27 @@ def _caption(result: Evaluation, example: int) -> tuple[bool, str]:
 
 
 def _confusion(confusion: np.ndarray) -> Figure:
-    cell, left, top = 45, 60, 60
+    cell, edge = 45, 60
     diagonal = np.eye(10, dtype=bool)
     wrong = np.where(diagonal, 0, confusion)
     recall = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     shares = np.where(diagonal, recall, np.sqrt(wrong / max(wrong.max(), 1)))
     tints = np.where(diagonal[..., None], to_rgb(BLUE), to_rgb(ORANGE))
-    figure, axes = _canvas(left + 10 * cell + 10, top + 10 * cell + 10)
-    edges = np.arange(11) * cell
+    figure, axes = _canvas(edge + 10 * cell + 10, edge + 10 * cell + 10)
+    lines = edge + np.arange(11) * cell
     colors = 1 - 0.85 * shares[..., None] * (1 - tints)
-    axes.pcolormesh(left + edges, top + edges, colors, edgecolors="white", linewidth=2)
+    axes.pcolormesh(lines, lines, colors, edgecolors="white", linewidth=2)
     middle = {"ha": "center", "va": "center"}
-    axes.text(left + 5 * cell, 16, "read as", color=MUTED, **middle)
-    axes.text(16, top + 5 * cell, "is", color=MUTED, **middle)
-    for digit in range(10):
-        along = (digit + 0.5) * cell
-        axes.text(left + along, 44, digit, weight="bold", **middle)
-        axes.text(44, top + along, digit, weight="bold", **middle)
+    axes.text(edge + 5 * cell, 16, "read as", color=MUTED, **middle)
+    axes.text(16, edge + 5 * cell, "is", color=MUTED, **middle)
+    centers = lines[:10] + cell / 2
+    for digit, center in enumerate(centers):
+        axes.text(center, 44, digit, weight="bold", **middle)
+        axes.text(44, center, digit, weight="bold", **middle)
     for row, column in np.argwhere(confusion):
-        x, y = left + (column + 0.5) * cell, top + (row + 0.5) * cell
         color = "white" if row == column and shares[row, column] > 0.8 else INK
-        axes.text(x, y, confusion[row, column], color=color, **middle)
+        count = confusion[row, column]
+        axes.text(centers[column], centers[row], count, color=color, **middle)
     return figure
 
 
@@ -209,19 +209,18 @@ def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure((_SIZE[0], 5.6), dpi=_DPI)
     panels = figure.subplots(3, sharex=True)
     figure.subplots_adjust(left=0.12, right=0.97, top=0.95, bottom=0.08, hspace=0.35)
-    curves = (
-        (0, "train_loss", "training"), (0, "validation_loss", "validation"),
-        (1, "train_accuracy", "training"), (1, "validation_accuracy", "validation"),
-        (2, "learning_rate", "training"),
-    )  # fmt: skip
-    styles = {"training": (BLUE, "o-"), "validation": (ORANGE, "s--")}
-    for panel, key, name in curves:
-        if history[-1][key] is not None:
-            points = [row["epoch"] for row in history], [row[key] for row in history]
-            color, style = styles[name]
-            panels[panel].plot(*points, style, color=color, label=name, markersize=4)
-    titles = "Loss", "Accuracy", "Learning rate at the end of the epoch"
-    for axes, title in zip(panels, titles, strict=True):
+    curves = {
+        "Loss": ("train_loss", "validation_loss"),
+        "Accuracy": ("train_accuracy", "validation_accuracy"),
+        "Learning rate at the end of the epoch": ("learning_rate",),
+    }
+    training = {"label": "training", "color": BLUE, "marker": "o"}
+    validation = {"label": "validation", "color": ORANGE, "marker": "s", "linestyle": "--"}
+    epochs = [row["epoch"] for row in history]
+    for axes, (title, keys) in zip(panels, curves.items(), strict=True):
+        for key, style in zip(keys, (training, validation), strict=False):
+            if history[-1][key] is not None:
+                axes.plot(epochs, [row[key] for row in history], markersize=4, **style)
         axes.set_title(title)
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     panels[0].legend()

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.plugins.histogram.summary import histogram_pb
+from tensorboard.plugins.scalar.summary import scalar_pb
 
 from trainer.data import Dataset
 from trainer.model import networks
@@ -85,7 +87,8 @@ class Reporter(SilentReporter):
         images = getattr(superbatch[0], "values", [superbatch[0]])[0]
         digits = tf.reshape(images, (-1, 28, 28))[:_INPUT_DIGITS].numpy()
         picture = figures.mosaic(digits, columns=16, width=29, height=29)
-        self._events.image("train", "input_digits", picture[..., None], 0)
+        with self._events.writer("train").as_default(0):
+            tf.summary.image("input_digits", picture[None, ..., None])
 
     def loop_done(self, progress: Progress, result: LoopResult, *, seconds: float) -> None:
         """Redraws the progress bar and adds a point to the training curves."""
@@ -103,15 +106,16 @@ class Reporter(SilentReporter):
             "learning_rate": float(self._trainer.learning_rate(step - 1)),
             "examples_per_second": rate,
         }
-        self._events.scalars("train", values, step)
+        points = [scalar_pb(tag, value) for tag, value in values.items()]
+        self._events.add("train", points, step)
 
     def epoch_done(self, progress: Progress, *, loss: float, accuracy: float) -> None:
         """Validates, appends a row to the history, writes `history.csv`, prints a line."""
         config, step = self._plan.config, progress.step
         validated = self._validate(step) if config.validation_examples else None
         weights = self._trainer.model.trainable_variables
-        kernels = {f"weights/{w.path}": w.numpy() for w in weights if len(w.shape) > 1}
-        self._events.histograms("train", kernels, step)
+        kernels = [histogram_pb(f"weights/{w.path}", w) for w in weights if len(w.shape) > 1]
+        self._events.add("train", kernels, step)
         epoch = self._plan.epoch_under_way(step - 1)
         progress.history.append(
             {
@@ -139,10 +143,11 @@ class Reporter(SilentReporter):
         return result
 
     def _answers(self, part: str, images: np.ndarray, result: Evaluation, step: int) -> None:
-        curves = {"loss": result.loss, "accuracy": result.accuracy}
-        self._events.scalars(part, curves, step)
-        for tag, picture in figures.answer_pictures(images, result).items():
-            self._events.image(part, tag, picture, step)
+        points = scalar_pb("loss", result.loss), scalar_pb("accuracy", result.accuracy)
+        self._events.add(part, points, step)
+        with self._events.writer(part).as_default(step):
+            for tag, picture in figures.answer_pictures(images, result).items():
+                tf.summary.image(tag, picture[None])
 
     @contextlib.contextmanager
     def profiling(self, first_step: int, last_step: int) -> Iterator[None]:
