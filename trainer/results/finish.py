@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from trainer.data import Dataset
 from trainer.model import networks
 from trainer.model.recipes import RECIPES
@@ -43,37 +45,26 @@ def finish(
       RuntimeError: the exported model answers differently.
       OSError, tf.errors.OpError: the directory cannot be written.
     """
-    config = plan.config
     console.progress(1.0, "testing, exporting, drawing")
-    logits, labels = trainer.logits(dataset.test_images), dataset.test_labels
+    directory, images, labels = plan.config.model_dir, dataset.test_images, dataset.test_labels
+    logits = trainer.logits(images)
     temperature = _temperature(plan, trainer, dataset)
     result = evaluation.evaluate(logits, labels, temperature)
     clock.lap("test")
     reporter.tested(progress, evaluation.evaluate(logits, labels))
     reporter.close()
     clock.lap("summaries")
-    # The exported variables are a copy's, outside the strategy.
-    model = networks.build(config.model, precision=plan.precision, seed=config.seed)
-    model.set_weights(trainer.model.get_weights())
-    export.publish(
-        model,
-        files.join(config.model_dir, run_directory.SAVED_MODEL),
-        progress.step,
-        temperature=temperature,
-        images=dataset.test_images,
-        probabilities=result.probabilities,
-        precision=plan.precision,
-    )
+    _export(plan, trainer, images, result, step=progress.step, temperature=temperature)
     clock.lap("export")
     metrics = _metrics(plan, trainer, dataset, progress, result)
     metrics |= {"temperature": temperature, "resumed_from_step": resumed_from}
-    picture = figures.predictions(dataset.test_images, result, title=report.headline(metrics))
-    files.write_bytes(files.join(config.model_dir, run_directory.PREDICTIONS), picture)
-    drawn = figures.report_figures(progress.history, dataset.test_images, result)
-    report.write(metrics, drawn, config.model_dir)
+    picture = figures.predictions(images, result, title=report.headline(metrics))
+    files.write_bytes(files.join(directory, run_directory.PREDICTIONS), picture)
+    drawn = figures.report_figures(progress.history, images, result)
+    report.write(metrics, drawn, directory)
     clock.lap("pictures")
     metrics |= {"wall_seconds": clock.total, "seconds": clock.seconds, "finished": True}
-    run_directory.write_json(config.model_dir, run_directory.METRICS, metrics)
+    run_directory.write_json(directory, run_directory.METRICS, metrics)
     _print_result(plan, metrics, console)
 
 
@@ -82,6 +73,30 @@ def _temperature(plan: Plan, trainer: Trainer, dataset: Dataset) -> float:
         return RECIPES[plan.config.model].temperature
     logits = trainer.logits(dataset.train_images[plan.examples :])
     return evaluation.fit_temperature(logits, dataset.train_labels[plan.examples :])
+
+
+def _export(
+    plan: Plan,
+    trainer: Trainer,
+    images: np.ndarray,
+    result: Evaluation,
+    *,
+    step: int,
+    temperature: float,
+) -> None:
+    config = plan.config
+    # A copy, whose variables are outside the strategy.
+    model = networks.build(config.model, precision=plan.precision, seed=config.seed)
+    model.set_weights(trainer.model.get_weights())
+    export.publish(
+        model,
+        files.join(config.model_dir, run_directory.SAVED_MODEL),
+        step,
+        temperature=temperature,
+        images=images,
+        probabilities=result.probabilities,
+        precision=plan.precision,
+    )
 
 
 def _metrics(

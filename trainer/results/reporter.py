@@ -114,7 +114,9 @@ class Reporter(SilentReporter):
         config, step = self._plan.config, progress.step
         validated = self._validate(step) if config.validation_examples else None
         weights = self._trainer.model.trainable_variables
-        kernels = [histogram_pb(f"weights/{w.path}", w) for w in weights if len(w.shape) > 1]
+        kernels = [
+            histogram_pb(f"weights/{w.path}", w.numpy()) for w in weights if len(w.shape) > 1
+        ]
         self._events.add("train", kernels, step)
         epoch = self._plan.epoch_under_way(step - 1)
         progress.history.append(
