@@ -78,12 +78,13 @@ def model() -> keras.Model:
     return networks.build("mlp", seed=3)
 
 
-def probabilities(model: keras.Model) -> np.ndarray:
-    return tf.nn.softmax(model(IMAGES.astype(np.float32) / 255)).numpy()
+def probabilities(model: keras.Model, temperature: float = 1.0) -> np.ndarray:
+    return tf.nn.softmax(model(IMAGES.astype(np.float32) / 255) / temperature).numpy()
 
 
 def publish(model: keras.Model, directory: pathlib.Path, answers: np.ndarray, **more) -> str:
-    settings = {"images": IMAGES, "probabilities": answers, "precision": "float32"} | more
+    settings = {"temperature": 1.0, "images": IMAGES, "probabilities": answers}
+    settings |= {"precision": "float32"} | more
     return export.publish(model, str(directory), 30, **settings)
 
 
@@ -99,6 +100,23 @@ def test_what_answers_differently_is_not_published(
     with pytest.raises(RuntimeError, match="not published"):
         publish(model, tmp_path, answers)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_temperature_changes_probabilities_and_no_class(
+    model: keras.Model, tmp_path: pathlib.Path
+) -> None:
+    answers = probabilities(model, 0.4)
+    assert answers.max() > probabilities(model).max()
+    signatures = tf.saved_model.load(publish(model, tmp_path, answers, temperature=0.4)).signatures
+    files = tf.stack([tf.io.encode_png(image[..., None]) for image in IMAGES])
+    for answer in (
+        signatures["serving_default"](images=tf.constant(IMAGES)),
+        signatures["serving_bytes"](image_bytes=files),
+    ):
+        np.testing.assert_allclose(answer["probabilities"], answers, atol=1e-5)
+        np.testing.assert_array_equal(answer["classes"], probabilities(model).argmax(1))
+    with pytest.raises(RuntimeError, match="not published"):
+        publish(model, tmp_path, answers, temperature=0.5)
 
 
 def test_a_refused_publication_leaves_the_old_one(

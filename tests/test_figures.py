@@ -1,105 +1,95 @@
-"""The picture of predictions: a PNG of sensible size, with the mistakes marked and explained."""
+"""The pictures: mistakes are marked, digits are in order, any run can be drawn."""
 
 from __future__ import annotations
 
 import io
+import pathlib
+import xml.etree.ElementTree as ET
 
 import conftest
+import matplotlib
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from trainer.results import charts, figures
-
-
-def picture(
-    count: int, wrong: int, confidence: float = 0.9
-) -> tuple[Image.Image, np.ndarray, np.ndarray]:
-    """A picture of `count` digits of which the first `wrong` are misread."""
-    rng = np.random.default_rng(1)
-    images = rng.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-    labels = rng.integers(0, 10, count)
-    read = labels.copy()
-    read[:wrong] = (read[:wrong] + 1) % 10
-    probabilities = np.full((count, 10), (1 - confidence) / 9)
-    probabilities[np.arange(count), read] = confidence
-    content = figures.predictions(images, labels, probabilities, title="a title")
-    return Image.open(io.BytesIO(content)), images, labels
+from trainer import data
+from trainer.results import figures
+from trainer.results.evaluation import Evaluation
 
 
-def share(image: Image.Image, color: str) -> float:
+def answers(count: int, wrong: int) -> tuple[np.ndarray, Evaluation]:
+    """Digits and their evaluation; the first `wrong` are misread, each surer than the next."""
+    images = np.random.default_rng(1).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    labels = np.arange(count) % 10
+    read = np.where(np.arange(count) < wrong, (labels + 1) % 10, labels)
+    sure = np.linspace(0.9, 0.5, count)
+    probabilities = np.repeat((1 - sure)[:, None] / 9, 10, 1)
+    probabilities[np.arange(count), read] = sure
+    return images, Evaluation(labels, probabilities, 0.1)
+
+
+def rows(epochs: int, validation: bool = True) -> list[dict[str, float | None]]:
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 1 / epoch,
+            "train_accuracy": 1 - 0.1 / epoch,
+            "validation_loss": 0.9 / epoch if validation else None,
+            "validation_accuracy": 1 - 0.09 / epoch if validation else None,
+            "learning_rate": 0.1 / epoch,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def picture(images: np.ndarray, result: Evaluation) -> np.ndarray:
+    content = figures.predictions(images, result, title="a title")
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+def share(pixels: np.ndarray, color: str) -> float:
     """The share of pixels that have a colour, given as #rrggbb."""
     wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
-    pixels = np.asarray(image.convert("RGB")).astype(int)
     return float((np.abs(pixels - wanted).max(-1) < 8).mean())
 
 
 def test_mistakes_are_marked_and_right_answers_are_not() -> None:
-    none, some, all_ = (picture(40, wrong)[0] for wrong in (0, 5, 40))
-    assert share(none, charts.ORANGE) == 0 < share(none, charts.BLUE)
-    assert share(some, charts.ORANGE) > 0
-    assert share(some, charts.BLUE) > 0
-    assert share(all_, charts.BLUE) == 0
-    assert share(all_, charts.ORANGE) > share(some, charts.ORANGE)
+    none, some, all_ = (picture(*answers(40, wrong)) for wrong in (0, 5, 40))
+    assert share(none, figures.ORANGE) == 0 < share(none, figures.BLUE)
+    assert 0 < share(some, figures.ORANGE) < share(all_, figures.ORANGE)
+    assert share(some, figures.BLUE) > 0 == share(all_, figures.BLUE)
+    assert none.shape[0] < some.shape[0] < picture(*answers(40, 25)).shape[0]
 
 
-def black(image: Image.Image) -> tuple[int, int] | None:
-    """Height in pixels, and column of twelve, of the digit that is black from edge to edge."""
-    middle = ImageFilter.MaxFilter(9)  # leaves dark only what is dark all around
-    small = image.convert("L").reduce(4)
-    found = np.argwhere(np.asarray(small.filter(middle)) < 40)
-    if not len(found):
-        return None
-    y, x = found.mean(0)
-    return int(y), int(x * 12 / small.width)
+def test_digits_are_in_their_order_and_the_surest_mistakes_below_them() -> None:
+    _, result = answers(60, 0)
+    result.probabilities[40:50] = 0
+    result.probabilities[np.arange(40, 50), (result.labels[40:50] + 1) % 10] = np.linspace(
+        0.6, 0.8, 10
+    )
 
-
-def test_digits_are_in_their_order_and_the_surest_mistakes_first() -> None:
-    count = 60
-    labels, read = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    confidence = np.full(count, 0.9)
-    wrong = np.arange(40, 50)
-    read[wrong], confidence[wrong] = 1, np.linspace(0.6, 0.8, 10)
-    probabilities = np.zeros((count, 10))
-    probabilities[np.arange(count), read] = confidence
-
-    def shown(example: int) -> tuple[int, int] | None:
-        images = np.zeros((count, 28, 28), np.uint8)
+    def place(example: int) -> tuple[int, int] | None:
+        """Row in pixels and column of the digit, if it is black all over among white ones."""
+        images = np.zeros((60, 28, 28), np.uint8)
         images[example] = 255
-        content = figures.predictions(images, labels, probabilities, title="a title")
-        return black(Image.open(io.BytesIO(content)))
+        dark = np.argwhere(picture(images, result)[::4, ::4].max(-1) < 10)
+        big = dark[[(np.abs(dark - each).max(-1) < 6).sum() > 100 for each in dark]]
+        return (int(big[:, 0].mean()), int(big[:, 1].mean()) // 27) if len(big) else None
 
-    places = [shown(example) for example in (0, 13, 35, 49, 48, 40)]
-    assert [column for _, column in places] == [0, 1, 11, 0, 1, 9]
+    places = [place(example) for example in (0, 13, 29, 49, 48, 40)]
+    assert [column for _, column in places] == [0, 3, 9, 0, 1, 9]
     heights = [height for height, _ in places]
     assert heights[0] < heights[1] < heights[2] < heights[3] == heights[4] == heights[5]
-    assert shown(59) is None  # right, and not among the first
+    assert place(59) is None  # right, and not among the first
 
 
-def test_what_a_mistake_is_and_what_was_read_are_both_told() -> None:
+def test_what_was_read_and_what_is_right_are_both_in_the_picture() -> None:
     def drawn(label: int, read: int) -> bytes:
-        image = np.zeros((1, 28, 28), np.uint8)
-        return figures.predictions(image, np.array([label]), np.eye(10)[[read]], title="a title")
+        result = Evaluation(np.array([label]), np.eye(10)[[read]], 0.0)
+        return figures.predictions(np.zeros((1, 28, 28), np.uint8), result, title="a title")
 
     assert len({drawn(1, 2), drawn(1, 3), drawn(4, 2), drawn(1, 1)}) == 4
-
-
-@pytest.mark.parametrize(("count", "wrong"), [(1, 0), (1, 1), (7, 3), (500, 200)])
-def test_it_is_a_png_of_sensible_size_for_any_number_of_digits(count: int, wrong: int) -> None:
-    image = picture(count, wrong)[0]
-    image.load()
-    assert image.format == "PNG"
-    assert 800 <= image.width <= 2000
-    assert 100 <= image.height <= 2000
-
-
-def test_it_takes_more_room_only_for_mistakes_there_are() -> None:
-    assert picture(100, 0)[0].height < picture(100, 5)[0].height < picture(100, 30)[0].height
-
-
-def test_the_same_answers_give_the_same_picture() -> None:
-    one, other = (np.asarray(picture(50, 4)[0]) for _ in range(2))
-    np.testing.assert_array_equal(one, other)
+    assert drawn(1, 2) == drawn(1, 2)
 
 
 @pytest.mark.parametrize(
@@ -110,19 +100,73 @@ def test_a_share_is_never_rounded_up_to_certainty(value: float, text: str) -> No
     assert figures.percent(value) == text
 
 
+def test_the_picture_of_real_digits_is_small(mnist_dir: pathlib.Path) -> None:
+    images = data.load("mnist", str(mnist_dir)).test_images[:100]
+    _, result = answers(100, 40)
+    assert len(figures.predictions(images, result, title="a title")) < 300_000
+
+
 def test_a_run_leaves_its_picture(trained: conftest.Run) -> None:
     image = Image.open(trained.directory / "predictions.png")
-    image.load()
     assert image.format == "PNG"
-    assert share(image, charts.ORANGE) > 0
+    assert share(np.asarray(image.convert("RGB")).astype(int), figures.ORANGE) > 0
 
 
-def test_the_calibration_error_is_the_mean_gap_between_confidence_and_truth() -> None:
-    probabilities = np.full((8, 10), 0.0)
-    labels = np.arange(8)
-    sure = np.array([1.0, 1.0, 1.0, 1.0, 0.52, 0.52, 0.88, 0.88])
-    probabilities[np.arange(8), labels] = sure
-    probabilities[:, 9] = 1 - sure
-    labels[[3, 4]] = 8  # one of the four surest is wrong, one of the two at 52 %
-    expected = 4 / 8 * (1 - 0.75) + 2 / 8 * (0.52 - 0.5) + 2 / 8 * (1 - 0.88)
-    assert charts.calibration_error(labels, probabilities) == pytest.approx(expected)
+@pytest.mark.parametrize(("count", "wrong"), [(1, 0), (1, 1), (7, 3), (300, 0), (300, 300)])
+@pytest.mark.parametrize("epochs", [1, 40])
+def test_figures_stand_any_run(count: int, wrong: int, epochs: int) -> None:
+    for validation in (True, False):
+        history = rows(epochs, validation)
+        drawn = figures.report_figures(history, *answers(count, wrong))
+        assert set(drawn) == set(figures.CAPTIONS)
+        for name, svg in drawn.items():
+            root = ET.fromstring(svg)
+            assert root.get("role") == "img"
+            assert root.find("{http://www.w3.org/2000/svg}title").text == figures.CAPTIONS[name]
+            assert "nan" not in svg
+            assert len(svg) < 150_000  # a page of all of them is mailed
+    picture(*answers(count, wrong))
+
+
+def words(svg: str) -> list[str]:
+    texts = ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+    return [line for text in texts for line in "".join(text.itertext()).split("\n")]
+
+
+def test_figures_hold_the_numbers_as_text() -> None:
+    drawn = figures.report_figures(rows(4), *answers(100, 30))
+    counts = [int(word) for word in words(drawn["confusion_matrix"]) if word.isdigit()]
+    assert sum(counts) == 100 + 2 * sum(range(10))  # with the headings of rows and columns
+    assert {"training", "validation", "epoch"} <= set(words(drawn["history"]))
+    assert any("3 of 10" in word and "read as 1" in word for word in words(drawn["per_class"]))
+    captions = words(drawn["mistakes"])
+    assert captions[:2] == ["read 1 (90 %)", "is 0"]
+    assert len(captions) == 2 * 24
+
+
+def test_drawing_leaves_matplotlibs_settings_alone() -> None:
+    before = dict(matplotlib.rcParams)
+    figures.report_figures(rows(2), *answers(20, 3))
+    picture(*answers(20, 3))
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_tensorboards_pictures_mark_what_is_wrong() -> None:
+    drawn = figures.answer_pictures(*answers(40, 12))
+    matrix, mistakes = (drawn[name].astype(int) for name in ("confusion_matrix", "mistakes"))
+    assert drawn["mistakes"].dtype == np.uint8
+    redness = (matrix[..., 0] - matrix[..., 2])[60:510, 60:510]
+    cells = redness.reshape(10, 45, 10, 45)[:, 6, :, 6]  # a corner of each cell
+    assert (np.diag(cells) < -30).all()
+    assert (cells[np.arange(10), (np.arange(10) + 1) % 10] > 30).all()
+    assert cells[0, 5] == 0
+    assert share(mistakes, figures.ORANGE) > 0.02
+    assert set(figures.answer_pictures(*answers(40, 0))) == {"confusion_matrix"}
+
+
+def test_a_mosaic_holds_every_digit_in_its_cell() -> None:
+    images = np.arange(1, 6, dtype=np.uint8)[:, None, None] + np.zeros((5, 28, 28), np.uint8)
+    mosaic = figures.mosaic(images, columns=3, width=30, height=29)
+    assert mosaic.shape == (58, 90)
+    assert [mosaic[29 * (n // 3), 30 * (n % 3)] for n in range(6)] == [1, 2, 3, 4, 5, 0]
+    assert mosaic[0, 28] == mosaic[28, 0] == 0

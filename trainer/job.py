@@ -77,7 +77,7 @@ def run(
             devices.replicas,
             precision=recorded.resolved.get("precision"),
         )
-        stop.take_back()
+        stop.install()
         agreement = Agreement(devices)
         agreement.compare(
             {
@@ -170,7 +170,7 @@ def _train_and_finish(
     from trainer.data import pipeline
     from trainer.model.trainer import Trainer
     from trainer.results.finish import finish
-    from trainer.results.reporter import make_reporter
+    from trainer.results.reporter import Reporter, SilentReporter
     from trainer.run.checkpoints import Checkpoints, resume
 
     trainer = Trainer(plan, devices)
@@ -185,7 +185,10 @@ def _train_and_finish(
         # Whoever only writes the results may run elsewhere than where the run was trained.
         trained = recorded.resolved if resumed_from == plan.total_steps else None
         identity.record(plan, devices, dataset, resolved=trained)
-    reporter = make_reporter(plan, devices, trainer, dataset, console, resumed_from)
+    reporter = SilentReporter()
+    if devices.cluster.is_chief:
+        reporter = Reporter(plan, trainer, dataset, console, resumed_from)
+    reporter.start(devices, resumed_from)
     clock.lap("model")
     datasets = pipeline.training_batches(
         dataset.train_images[: plan.examples],

@@ -1,4 +1,4 @@
-"""The servable model: a SavedModel with its preprocessing inside, published once it was checked."""
+"""The servable model: a SavedModel with preprocessing and temperature inside, checked first."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 
 
 class Classifier(tf.Module):
-    """The signatures of the SavedModel around a model from `networks.build`.
+    """The signatures around a model from `networks.build`.
 
     `serving_default`: `images` uint8 [n, 28, 28] -> `classes` int64 [n], `probabilities` float32
-    [n, 10]. `serving_bytes`: `image_bytes` string [n], PNG or JPEG files of a light digit on black
-    -> the same. An image of another size is scaled to 28 x 28.
+    [n, 10], the softmax of logits / temperature. `serving_bytes`: `image_bytes` string [n], PNG or
+    JPEG files of a light digit on black, scaled to 28 x 28 -> the same.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, temperature: float):
         super().__init__(name="classifier")
-        self._call = model
+        self._call, self._temperature = model, temperature
         self.weights = [variable.value for variable in model.variables]
 
     @tf.function(
@@ -34,7 +34,10 @@ class Classifier(tf.Module):
     def serving_default(self, images):
         """Answers for digits as MNIST holds them."""
         logits = networks.logits(self._call, images)
-        return {"classes": tf.argmax(logits, 1), "probabilities": tf.nn.softmax(logits)}
+        return {
+            "classes": tf.argmax(logits, 1),
+            "probabilities": tf.nn.softmax(logits / self._temperature),
+        }
 
     @tf.function(
         input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False
@@ -59,6 +62,7 @@ def publish(
     directory: str,
     step: int,
     *,
+    temperature: float,
     images: np.ndarray,
     probabilities: np.ndarray,
     precision: str,
@@ -69,42 +73,38 @@ def publish(
       model: from `networks.build`, its variables outside any strategy.
       directory: the run's `saved_model`.
       step: the global step, which is the version.
+      temperature: divides the logits.
       images: uint8 [n, 28, 28] to compare answers on.
-      probabilities: float [n, 10], what the trained model answers.
+      probabilities: float [n, 10], what the trained model answers at this temperature.
       precision: what the model computes in.
 
     Raises:
-      RuntimeError: if what was written, read back, answers differently; nothing is published then.
+      RuntimeError: what was written, read back, answers differently; nothing is published.
     """
     path = files.join(directory, str(step))
     files.make_directory(directory)
-    classifier = Classifier(model)
+    classifier = Classifier(model, temperature)
+    signatures = {name: getattr(classifier, name) for name in ("serving_default", "serving_bytes")}
+    tolerance = _TOLERANCE[precision] * max(1, 1 / temperature)
     with files.replacing(path) as temporary:
-        tf.saved_model.save(
-            classifier,
-            temporary,
-            signatures={
-                "serving_default": classifier.serving_default,
-                "serving_bytes": classifier.serving_bytes,
-            },
-        )
-        _compare(
-            temporary, images[:_CHECKED_EXAMPLES], probabilities[:_CHECKED_EXAMPLES], precision
-        )
+        tf.saved_model.save(classifier, temporary, signatures=signatures)
+        checked = slice(_CHECKED_EXAMPLES)
+        difference = _difference(temporary, images[checked], probabilities[checked])
+        if not difference <= tolerance:  # or not a number
+            raise RuntimeError(
+                f"the exported model differs from the trained one by {difference:.2g};"
+                " not published"
+            )
     return path
 
 
-def _compare(path: str, images: np.ndarray, probabilities: np.ndarray, precision: str) -> None:
+def _difference(path: str, images: np.ndarray, probabilities: np.ndarray) -> float:
+    """Returns the largest difference between a SavedModel's answers and `probabilities`."""
     signatures = tf.saved_model.load(path).signatures
-    files = tf.stack([tf.io.encode_png(image[..., None]) for image in images])
-    answers = {
-        "serving_default": signatures["serving_default"](images=tf.constant(images)),
-        "serving_bytes": signatures["serving_bytes"](image_bytes=files),
-    }
-    for name, answer in answers.items():
-        difference = float(np.abs(answer["probabilities"].numpy() - probabilities).max())
-        if not difference <= _TOLERANCE[precision]:
-            raise RuntimeError(
-                f"the exported model's {name} differs from the trained one by {difference:.2g};"
-                " not published"
-            )
+    contents = tf.stack([tf.io.encode_png(image[..., None]) for image in images])
+    answers = (
+        signatures["serving_default"](images=tf.constant(images)),
+        signatures["serving_bytes"](image_bytes=contents),
+    )
+    found = np.stack([answer["probabilities"].numpy() for answer in answers])
+    return float(np.abs(found - probabilities).max())

@@ -1,100 +1,264 @@
-"""`predictions.png`: what a trained model reads, at a glance, drawn from arrays alone.
+"""The pictures of a run: `predictions.png`, the report's figures as SVG, TensorBoard's pictures.
 
-With Pillow, in a twentieth of a second: importing a plotting library would take the job ten times
-as long. The figures of the report are in `charts.py`.
+Blue is right or training, orange is wrong or validation; text, line style or marker say the same.
 """
 
 from __future__ import annotations
 
-import functools
 import io
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from trainer.results import charts
+from trainer.results.evaluation import Evaluation
 
-_COLUMNS, _ROWS = 12, 3
-_SIDE, _PITCH = 84, 91  # of a digit in pixels, three for each of its own; from one to the next
-_EDGE = 12
-_ROW, _MISTAKES_ROW = 126, 146  # heights; below a mistake stands what it is
-_COLOURS = 64  # of the file: a third of the size of one with millions, and no eye sees it
+# Okabe and Ito's palette for every kind of colour vision: https://jfly.uni-koeln.de/color/
+INK, MUTED, LINE, BLUE, ORANGE = "#1b1b1b", "#595959", "#d9d9d9", "#0072B2", "#D55E00"
+_STYLE = {
+    # Verdana has DejaVu's widths; a browser that has neither takes a narrower font.
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial", "sans-serif"],
+    **{"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold"},
+    **{"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False},
+    **{"axes.grid": True, "axes.axisbelow": True, "legend.frameon": False},
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), LINE),
+    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
+    **{"text.color": INK, "svg.fonttype": "none", "svg.hashsalt": "number-recognition-trainer"},
+}
+_DPI = 100
+_SIZE = 5.2, 4.4  # inches of a figure: two side by side on a screen
+# A digit and its caption in a mosaic, in pixels of the digit; each is drawn three units wide.
+_CELL_WIDTH, _CELL_HEIGHT, _SCALE = 36, 41, 3
 
 
-def predictions(
-    images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, *, title: str
-) -> bytes:
-    """Returns a PNG of test digits with what was read, what they are and how sure the model was.
+CAPTIONS = {
+    "confusion_matrix": "What each digit was read as: rows are what it is, columns what was read.",
+    "history": "Loss, accuracy and learning rate by epoch.",
+    "per_class": "How many of each digit were read wrong, and what they were read as most often.",
+    "calibration": "How often the model is right, by its confidence.",
+    "mistakes": "The most confident mistakes.",
+}
 
-    Above, the first digits of the test set as they come; below, the mistakes the model was surest
-    of.
+
+def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
+    """Returns a PNG of the first 30 test digits and of the 30 most confident mistakes.
 
     Args:
       images: uint8 [n, 28, 28].
-      labels: integers [n].
-      probabilities: float [n, 10].
-      title: the line above everything.
+      result: of these digits.
+      title: the first line.
     """
-    cells = _COLUMNS * _ROWS
-    wrong = charts.surest_mistakes(labels, probabilities)
-    first = np.arange(min(cells, len(labels)))
-    sections = [("As they come: the first digits of the test set", first, _ROW)]
-    if len(wrong):
-        shown = wrong[:cells]
-        count = "all" if len(shown) == len(wrong) else f"the {len(shown)} it was surest of, of"
-        sections.append((f"Mistakes: {count} {len(wrong):,}", shown, _MISTAKES_ROW))
-    high = 64 + sum(42 + _rows(chosen) * row for _, chosen, row in sections)
-    image = Image.new("RGB", (_COLUMNS * _PITCH + 2 * _EDGE, high), "white")
-    draw = ImageDraw.Draw(image)
-    _bold(draw, (_EDGE, 38), title, 23, charts.INK)
-    top = 64
-    for heading, chosen, row in sections:
-        draw.text((_EDGE, top + 20), heading, charts.MUTED, _font(16), anchor="lm")
-        top += 42
-        for place, example in enumerate(chosen):
-            x, y = place % _COLUMNS * _PITCH + _EDGE, top + place // _COLUMNS * row
-            digit = Image.fromarray(255 - images[example])
-            image.paste(digit.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), (x, y))
-            _caption(draw, x, y, int(labels[example]), probabilities[example])
-        top += _rows(chosen) * row
+    wrong = result.surest_mistakes
+    which = "all" if len(wrong) <= 30 else "the 30 most confident of"
+    sections = {"The first digits of the test set": np.arange(len(images))[:30]}
+    sections |= {f"Mistakes: {which} {len(wrong):,}": wrong[:30]} if len(wrong) else {}
     file = io.BytesIO()
-    few = image.quantize(_COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
-    few.save(file, "PNG")
+    with matplotlib.rc_context(_STYLE):
+        figure = _digits(images, result, sections, columns=10, title=title)
+        FigureCanvasAgg(figure).print_png(file, pil_kwargs={"compress_level": 3})
     return file.getvalue()
 
 
-def _rows(chosen: np.ndarray) -> int:
-    return -(-len(chosen) // _COLUMNS)
+def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndarray]:
+    """Returns TensorBoard's pictures, uint8 [h, w, 3]: confusion matrix, 16 surest mistakes."""
+    with matplotlib.rc_context(_STYLE):
+        drawn = {"confusion_matrix": _confusion(result.confusion)}
+        if result.mistakes:
+            wrong = {"": result.surest_mistakes[:16]}
+            drawn["mistakes"] = _digits(images, result, wrong, columns=8)
+        canvases = {name: FigureCanvasAgg(figure) for name, figure in drawn.items()}
+        for canvas in canvases.values():
+            canvas.draw()
+    return {name: np.asarray(canvas.buffer_rgba())[..., :3] for name, canvas in canvases.items()}
 
 
-def _caption(draw: ImageDraw.ImageDraw, x: int, y: int, label: int, answer: np.ndarray) -> None:
-    """Frames the digit at (x, y) and writes below it what was read, how surely, and what it is."""
-    read = int(answer.argmax())
-    right = label == read
-    colour, frame, width = (charts.BLUE, "#c8c8c8", 1) if right else (charts.ORANGE,) * 2 + (3,)
-    edge = width // 2
-    box = (x - edge, y - edge, x + _SIDE + edge, y + _SIDE + edge)
-    draw.rectangle(box, outline=frame, width=width)
-    _bold(draw, (x + 1, y + 98), f"{read}", 17, colour)
-    share = percent(float(answer[read]))
-    draw.text((x + _SIDE, y + 98), share, charts.MUTED, _font(14), anchor="rm")
-    if not right:
-        draw.text((x + 1, y + 118), f"is a {label}", charts.MUTED, _font(14), anchor="lm")
+def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) -> np.ndarray:
+    """Returns digits, uint8 [n, 28, 28], in rows of cells of `height` x `width` pixels, on black.
+
+    Returns:
+      uint8 [rows * height, columns * width]; a digit is at the top left of its cell.
+    """
+    rows = -(-len(images) // columns)
+    cells = np.zeros((rows * columns, height, width), np.uint8)
+    cells[: len(images), :28, :28] = images
+    cells = cells.reshape(rows, columns, height, width).swapaxes(1, 2)
+    return cells.reshape(rows * height, columns * width)
 
 
-def _bold(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, size: int, colour: str
-) -> None:
-    """Writes twice, a little apart: Pillow's own font has no bold."""
-    for aside in (0, size / 32):
-        draw.text((place[0] + aside, place[1]), text, colour, _font(size), anchor="lm")
+def report_figures(
+    history: Sequence[Mapping[str, Any]], images: np.ndarray, result: Evaluation
+) -> dict[str, str]:
+    """Returns the figures of a finished run as SVG, by the names of `CAPTIONS`.
+
+    Args:
+      history: a row an epoch, as in `history.csv`.
+      images: test digits, uint8 [n, 28, 28].
+      result: of the test digits.
+    """
+    heading = "" if result.mistakes else "Not one mistake in the test set."
+    wrong = {heading: result.surest_mistakes[:24]}
+    with matplotlib.rc_context(_STYLE):
+        drawn = {
+            "confusion_matrix": _confusion(result.confusion),
+            "history": _history(history),
+            "per_class": _per_class(result.by_class),
+            "calibration": _calibration(result.reliability),
+            "mistakes": _digits(images, result, wrong, columns=6, interpolation="none"),
+        }
+        return {name: _svg(figure, CAPTIONS[name]) for name, figure in drawn.items()}
 
 
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+def _svg(figure: Figure, title: str) -> str:
+    file = io.StringIO()
+    no_date = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", metadata={"Title": title, **no_date})
+    # Without XML declaration and document type; one image for a screen reader.
+    return '<svg role="img" ' + file.getvalue().partition("<svg ")[2]
 
 
 def percent(share: float) -> str:
     """Returns a share as a whole percentage, never rounded up to certainty."""
     return f"{min(int(share * 100 + 0.5), 99 if share < 1 else 100)} %"
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Any]:
+    """Returns a figure and axes without ticks, their unit a pixel at 100 dpi, y downwards."""
+    figure = Figure((width / _DPI, height / _DPI), dpi=_DPI)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _digits(
+    images: np.ndarray,
+    result: Evaluation,
+    sections: Mapping[str, np.ndarray],
+    *,
+    columns: int,
+    title: str = "",
+    interpolation: str = "bicubic",
+) -> Figure:
+    """Draws framed, captioned digits: below each heading those of the indices."""
+    width, height, edge = _CELL_WIDTH * _SCALE, _CELL_HEIGHT * _SCALE, 28 * _SCALE
+    rows = sum(-(-len(chosen) // columns) for chosen in sections.values())
+    total = 6 + 54 * bool(title) + 40 * sum(map(bool, sections)) + rows * height
+    figure, axes = _canvas(columns * width, total)
+    axes.text(6, 40, title, size=15, weight="bold")
+    top, frames, colors, norm = 6 + 54 * bool(title), [], [], Normalize(0, 255)
+    for heading, chosen in sections.items():
+        axes.text(6, top + 22, heading, size=11, color=MUTED)
+        top += 40 * bool(heading)
+        paper = 255 - mosaic(images[chosen], columns, _CELL_WIDTH, _CELL_HEIGHT)
+        bottom = top + paper.shape[0] * _SCALE
+        if len(chosen):
+            extent = (6, 6 + columns * width, bottom, top)
+            axes.imshow(paper, "gray", norm=norm, extent=extent, interpolation=interpolation)
+        for place, example in enumerate(chosen):
+            x, y = 6 + place % columns * width, top + place // columns * height
+            right, text = _caption(result, example)
+            frames.append([(x, y), (x + edge, y), (x + edge, y + edge), (x, y + edge)])
+            colors.append(LINE if right else ORANGE)
+            color, weight = (BLUE, "normal") if right else (ORANGE, "bold")
+            axes.text(x, y + edge + 5, text, va="top", color=color, weight=weight)
+        top = bottom
+    axes.set(xlim=(0, columns * width), ylim=(total, 0), aspect="auto")
+    widths = [0.8 if color == LINE else 2.2 for color in colors]
+    style = {"facecolors": "none", "edgecolors": colors, "linewidths": widths}
+    axes.add_collection(PolyCollection(frames, **style), autolim=False)
+    return figure
+
+
+def _caption(result: Evaluation, example: int) -> tuple[bool, str]:
+    answer, label = result.probabilities[example], result.labels[example]
+    text = f"read {answer.argmax()} ({percent(float(answer.max()))})"
+    return (True, text) if answer.argmax() == label else (False, f"{text}\nis {label}")
+
+
+def _confusion(confusion: np.ndarray) -> Figure:
+    cell, edge = 45, 60
+    diagonal = np.eye(10, dtype=bool)
+    wrong = np.where(diagonal, 0, confusion)
+    recall = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    shares = np.where(diagonal, recall, np.sqrt(wrong / max(wrong.max(), 1)))
+    tints = np.where(diagonal[..., None], to_rgb(BLUE), to_rgb(ORANGE))
+    figure, axes = _canvas(edge + 10 * cell + 10, edge + 10 * cell + 10)
+    lines = edge + np.arange(11) * cell
+    colors = 1 - 0.85 * shares[..., None] * (1 - tints)
+    axes.pcolormesh(lines, lines, colors, edgecolors="white", linewidth=2)
+    middle = {"ha": "center", "va": "center"}
+    axes.text(edge + 5 * cell, 16, "read as", color=MUTED, **middle)
+    axes.text(16, edge + 5 * cell, "is", color=MUTED, **middle)
+    centers = lines[:10] + cell / 2
+    for digit, center in enumerate(centers):
+        axes.text(center, 44, digit, weight="bold", **middle)
+        axes.text(44, center, digit, weight="bold", **middle)
+    for row, column in np.argwhere(confusion):
+        color = "white" if row == column and shares[row, column] > 0.8 else INK
+        count = confusion[row, column]
+        axes.text(centers[column], centers[row], count, color=color, **middle)
+    return figure
+
+
+def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
+    figure = Figure((_SIZE[0], 5.6), dpi=_DPI)
+    panels = figure.subplots(3, sharex=True)
+    figure.subplots_adjust(left=0.12, right=0.97, top=0.95, bottom=0.08, hspace=0.35)
+    curves = {
+        "Loss": ("train_loss", "validation_loss"),
+        "Accuracy": ("train_accuracy", "validation_accuracy"),
+        "Learning rate at the end of the epoch": ("learning_rate",),
+    }
+    training = {"label": "training", "color": BLUE, "marker": "o"}
+    validation = {"label": "validation", "color": ORANGE, "marker": "s", "linestyle": "--"}
+    epochs = [row["epoch"] for row in history]
+    for axes, (title, keys) in zip(panels, curves.items(), strict=True):
+        for key, style in zip(keys, (training, validation), strict=False):
+            if history[-1][key] is not None:
+                axes.plot(epochs, [row[key] for row in history], markersize=4, **style)
+        axes.set_title(title)
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    panels[0].legend()
+    panels[1].legend()
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+    panels[2].xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    panels[2].set_xlabel("epoch")
+    return figure
+
+
+def _per_class(by_class: np.ndarray) -> Figure:
+    shares = by_class[:, 1] / np.maximum(by_class[:, 0], 1)
+    labels = [
+        f"{missed:,} of {examples:,}{f', most often read as {read}' if missed else ''}"
+        for examples, missed, read in by_class
+    ]
+    figure = Figure(_SIZE, dpi=_DPI)
+    room = 2.4 * max(shares.max(), 0.005)  # for the labels
+    axes = figure.add_axes((0.06, 0.1, 0.92, 0.82), xlim=(0, room), title="Share read wrong")
+    axes.bar_label(axes.barh(range(10), shares, color=ORANGE, height=0.6), labels, padding=4)
+    axes.set_yticks(range(10), range(10))
+    axes.invert_yaxis()
+    axes.grid(False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def _calibration(reliability: np.ndarray) -> Figure:
+    confidence, accuracy, counts = reliability.T
+    figure = Figure(_SIZE, dpi=_DPI)
+    axes = figure.add_axes((0.12, 0.12, 0.85, 0.85), xlim=(0, 1.04), ylim=(0, 1.04))
+    axes.plot([0, 1], [0, 1], "--", color=MUTED, label="as confident as right")
+    axes.vlines(confidence, confidence, accuracy, colors=ORANGE, linewidth=2, label="gap")
+    sizes = 15 + 200 * np.sqrt(counts / counts.sum())
+    axes.scatter(confidence, accuracy, sizes, color=BLUE, label="digits; larger: more")
+    axes.set(xlabel="confidence", ylabel="accuracy")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.legend(loc="lower right", markerscale=0.5)
+    return figure

@@ -1,0 +1,161 @@
+"""What finishes a run: calibrated results, the interval, the phases; and what the loop reports."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import types
+
+import conftest
+import numpy as np
+import pytest
+import runs
+import tensorflow as tf
+
+from trainer.data import pipeline
+from trainer.results import evaluation
+from trainer.results.reporter import Reporter, SilentReporter
+
+
+def served(directory: pathlib.Path, images: np.ndarray) -> np.ndarray:
+    """The probabilities that a run's SavedModel gives."""
+    version = str(runs.metrics(directory)["steps"])
+    model = tf.saved_model.load(str(directory / "saved_model" / version))
+    answer = model.signatures["serving_default"](images=tf.constant(images))
+    return answer["probabilities"].numpy()
+
+
+def test_the_metrics_are_those_of_the_exported_probabilities(trained: conftest.Run) -> None:
+    metrics = runs.metrics(trained.directory)
+    train_images, train_labels, images, labels = runs.tiny_arrays()
+    answers = served(trained.directory, images)
+    result = evaluation.evaluate(np.log(answers), labels)
+    assert metrics["test_loss"] == pytest.approx(result.loss, rel=1e-4)
+    assert metrics["test_accuracy"] == result.accuracy
+    assert metrics["test_calibration_error"] == pytest.approx(result.calibration_error, abs=1e-4)
+    right = runs.TEST - result.mistakes
+    interval = evaluation.wilson_interval(right, runs.TEST)
+    assert metrics["test_accuracy_interval"] == pytest.approx(interval)
+    # Another temperature on top of the one that was fitted makes the validation digits no better.
+    held_out = slice(len(train_images) - runs.VALIDATION, None)
+    logits = np.log(np.maximum(served(trained.directory, train_images[held_out]), 1e-30))
+    again = evaluation.fit_temperature(logits, train_labels[held_out])
+    assert again == pytest.approx(1, rel=0.01)
+    assert metrics["temperature"] != 1
+
+
+def test_the_last_lines_hold_the_interval_and_where_things_are(trained: conftest.Run) -> None:
+    metrics = runs.metrics(trained.directory)
+    low, high = metrics["test_accuracy_interval"]
+    for text in (
+        f"{metrics['test_accuracy']:.2%} of 130",
+        f"{low:.2%} to {high:.2%}",
+        f"temperature {metrics['temperature']:.3f}",
+        str(trained.directory),
+    ):
+        assert text in trained.answer.out
+
+
+def test_without_validation_digits_the_recipes_temperature_stands_in(
+    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    answer = server(
+        *("--validation_examples=0", "--batch_size=50", "--epochs=1", "--jit_compile=off"),
+        *(f"--data_dir={tiny_dir}", f"--model_dir={directory}"),
+    )
+    metrics = runs.metrics(directory)
+    from trainer.model.recipes import RECIPES
+
+    assert metrics["temperature"] == RECIPES["mlp"].temperature
+    assert "recipe" in answer.out
+    assert metrics["validation_accuracy"] is None
+    assert runs.history(directory)[0]["validation_loss"] == ""
+
+
+def test_the_phases_add_up_to_the_time_of_the_run(trained: conftest.Run) -> None:
+    metrics = runs.metrics(trained.directory)
+    assert sum(metrics["seconds"].values()) == pytest.approx(metrics["wall_seconds"], abs=0.1)
+    assert {"training", "validation", "test", "export", "pictures"} <= set(metrics["seconds"])
+    assert metrics["finished"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "epochs"), [("mlp", 5), ("cnn", 1)])
+def test_exported_probabilities_are_calibrated_on_mnist(
+    server: runs.TaskServer,
+    mnist_dir: pathlib.Path,
+    tmp_path: pathlib.Path,
+    model: str,
+    epochs: int,
+) -> None:
+    directory = tmp_path / "run"
+    flags = (f"--model={model}", f"--epochs={epochs}", f"--data_dir={mnist_dir}")
+    server(*flags, f"--model_dir={directory}")
+    assert runs.metrics(directory)["test_calibration_error"] < 0.01
+
+
+@pytest.mark.parametrize("augment", ["none", "elastic"])
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_first_digits_are_shown_as_they_are_trained_on(
+    tmp_path: pathlib.Path, augment: str, replicas: int
+) -> None:
+    images, labels, _, _ = runs.tiny_arrays()
+    batches = pipeline.training_batches(
+        *(images[:500], labels[:500]),
+        **{"global_batch_size": 100, "seed": 3, "augment": augment},
+        **{"first_step": 0, "last_step": 2, "steps_per_loop": 2},
+        **{"replicas": replicas, "local_replicas": range(replicas)},
+    )
+    shares = [share[0] for share in batches]  # of each replica
+    superbatch = (shares[0] if replicas == 1 else types.SimpleNamespace(values=shares), None)
+    plan = types.SimpleNamespace(config=types.SimpleNamespace(model_dir=str(tmp_path)))
+    more = {"trainer": None, "dataset": None, "console": None, "resumed_from": None}
+    reporter = Reporter(plan=plan, **more)
+    reporter.input_digits(superbatch)
+    reporter.close()
+    (event,) = (
+        value
+        for event in runs.events(tmp_path / "tensorboard" / "train")
+        for value in event.summary.value
+    )
+    picture = tf.io.decode_png(tf.make_ndarray(event.tensor)[2]).numpy()[..., 0]
+    cells = picture.reshape(-1, 29, 16, 29).swapaxes(1, 2).reshape(-1, 29, 29)[:, :28, :28]
+    trained = np.concatenate(shares[0].numpy())[:128]
+    np.testing.assert_array_equal(cells[: len(trained)], trained)
+
+
+def test_a_profile_of_the_steps_asked_for_is_there(
+    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    flags = (*runs.FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}", "--epochs=1")
+    server(*flags, "--jit_compile=off", "--profile=3,6")
+    train = directory / "tensorboard" / "train"
+    assert list((train / "plugins" / "profile").glob("*/*.xplane.pb"))
+    assert runs.scalar_steps(train, "loss") == [2, 4, 6, 8, 10]
+
+
+def test_the_history_is_a_row_an_epoch(trained: conftest.Run) -> None:
+    rows = runs.history(trained.directory)
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "10"), ("2", "20"), ("3", "30")]
+    assert float(rows[-1]["validation_accuracy"]) == pytest.approx(
+        runs.metrics(trained.directory)["validation_accuracy"]
+    )
+    record = json.loads((trained.directory / "config.json").read_text())["config"]
+    assert 0 <= float(rows[-1]["learning_rate"]) < record["learning_rate"]
+
+
+def test_off_the_chief_nothing_is_written(tmp_path: pathlib.Path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    reporter = SilentReporter()
+    reporter.start()
+    reporter.input_digits((None, None))
+    reporter.loop_done(None, None, seconds=1.0)
+    reporter.epoch_done(None, loss=1.0, accuracy=0.5)
+    with reporter.profiling(0, 1):
+        pass
+    reporter.flush()
+    reporter.close()
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().out == ""
