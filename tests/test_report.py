@@ -92,7 +92,7 @@ def test_text_of_the_run_cannot_become_markup() -> None:
         "data": {"name": "mnist", "source": "<i>", "sha256": {}},
         "versions": {},
     }
-    page = report.page(METRICS, record, {"history": "<svg></svg>"}, "it's <u>")
+    page = report.page("it's <u>", METRICS, record, {"history": "<svg></svg>"})
     assert not re.search("<(script|b|i|u)>", page)
     assert "alert(1)" in _Page(page).words
     assert "none held out" in page

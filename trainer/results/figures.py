@@ -47,13 +47,7 @@ CAPTIONS = {
 
 
 def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
-    """Returns a PNG of the first 30 test digits and of the 30 most confident mistakes.
-
-    Args:
-      images: uint8 [n, 28, 28].
-      result: of these digits.
-      title: the first line.
-    """
+    """Returns a PNG of the first 30 test digits, uint8 [n, 28, 28], and the 30 surest mistakes."""
     wrong = result.surest_mistakes
     which = "all" if len(wrong) <= 30 else "the 30 most confident of"
     sections = {"The first digits of the test set": np.arange(len(images))[:30]}
@@ -79,10 +73,9 @@ def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndar
 
 
 def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) -> np.ndarray:
-    """Returns digits, uint8 [n, 28, 28], in rows of cells of `height` x `width` pixels, on black.
+    """Returns digits, uint8 [n, 28, 28], side by side: uint8 [rows * height, columns * width].
 
-    Returns:
-      uint8 [rows * height, columns * width]; a digit is at the top left of its cell.
+    Each is at the top left of a cell of `height` x `width` pixels; the rest is 0.
     """
     rows = -(-len(images) // columns)
     cells = np.zeros((rows * columns, height, width), np.uint8)
@@ -94,12 +87,9 @@ def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) 
 def report_figures(
     history: Sequence[Mapping[str, Any]], images: np.ndarray, result: Evaluation
 ) -> dict[str, str]:
-    """Returns the figures of a finished run as SVG, by the names of `CAPTIONS`.
+    """Returns the figures of a run as SVG, by the names of `CAPTIONS`.
 
-    Args:
-      history: a row an epoch, as in `history.csv`.
-      images: test digits, uint8 [n, 28, 28].
-      result: of the test digits.
+    Of its history (rows of `history.csv`) and its test digits, uint8 [n, 28, 28].
     """
     heading = "" if result.mistakes else "Not one mistake in the test set."
     wrong = {heading: result.surest_mistakes[:24]}

@@ -1,4 +1,4 @@
-"""The report of a finished run: its figures, and `report.html`, one page without other files."""
+"""What a person looks at after a run: `predictions.png`, `figures/` and `report.html`."""
 
 from __future__ import annotations
 
@@ -6,49 +6,54 @@ import base64
 import json
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
+import numpy as np
 
 from trainer.process.console import counted
-from trainer.results.figures import CAPTIONS
+from trainer.results import figures
+from trainer.results.evaluation import Evaluation
 from trainer.run import directory as run_directory
 from trainer.run import files
 
 
-def write(metrics: Mapping[str, Any], figures: Mapping[str, str], directory: str) -> None:
-    """Writes `figures/*.svg` and `report.html` into a run's directory, beside its `config.json`.
+def write(
+    directory: str,
+    metrics: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    images: np.ndarray,
+    result: Evaluation,
+) -> None:
+    """Draws the pictures and writes the report into a run's directory, beside its `config.json`.
 
     Args:
-      metrics: the entries of `metrics.json`.
-      figures: SVG by the names of `CAPTIONS`.
       directory: the run's.
+      metrics: the entries of `metrics.json`.
+      history: a row an epoch, as in `history.csv`.
+      images: test digits, uint8 [n, 28, 28].
+      result: of the test digits.
     """
+    picture = figures.predictions(images, result, title=_headline(metrics))
+    files.write_bytes(files.join(directory, run_directory.PREDICTIONS), picture)
+    drawn = figures.report_figures(history, images, result)
     folder = files.join(directory, run_directory.FIGURES)
     files.make_directory(folder)
-    for name, svg in figures.items():
+    for name, svg in drawn.items():
         files.write_text(files.join(folder, f"{name}.svg"), svg)
     record = json.loads(files.read_text(files.join(directory, run_directory.CONFIG)))
-    content = page(metrics, record, figures, directory)
+    content = page(directory, metrics, record, drawn)
     files.write_text(files.join(directory, run_directory.REPORT), content)
 
 
-def headline(metrics: Mapping[str, Any]) -> str:
-    """Returns the result in one sentence."""
-    return (
-        f"{metrics['model']} reads {metrics['test_accuracy']:.2%} of"
-        f" {metrics['examples_test']:,} {metrics['dataset']} test digits right"
-    )
-
-
 def page(
+    directory: str,
     metrics: Mapping[str, Any],
     record: Mapping[str, Mapping[str, Any]],
-    figures: Mapping[str, str],
-    directory: str,
+    drawn: Mapping[str, str],
 ) -> str:
-    """Returns the page as HTML, `record` being `config.json`; the rest as `write` has it."""
+    """Returns the page as HTML, of `metrics.json`, `config.json` (`record`) and figures as SVG."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,
@@ -60,16 +65,14 @@ def page(
     for name, values in record.items():
         others |= values if name not in ("config", "data") else {}
     outcome = {name: metrics[name] for name in ("weights_sha256", "steps", "resumed_from_step")}
+    encoded = {name: base64.b64encode(svg.encode()).decode() for name, svg in drawn.items()}
+    mistakes = round(metrics["examples_test"] * (1 - metrics["test_accuracy"]))
     return environment.get_template("report.html").render(
-        title=headline(metrics),
+        title=_headline(metrics),
         metrics=metrics,
-        mistakes=counted(
-            round(metrics["examples_test"] * (1 - metrics["test_accuracy"])), "mistake"
-        ),
+        mistakes=counted(mistakes, "mistake"),
         epochs=counted(metrics["epochs"], "epoch"),
-        figures={
-            CAPTIONS[name]: base64.b64encode(svg.encode()).decode() for name, svg in figures.items()
-        },
+        figures={figures.CAPTIONS[name]: svg for name, svg in encoded.items()},
         directory=directory,
         saved_model=files.join(directory, run_directory.SAVED_MODEL),
         tables={
@@ -78,4 +81,11 @@ def page(
             "Configuration": record["config"],
             "Environment": others,
         },
+    )
+
+
+def _headline(metrics: Mapping[str, Any]) -> str:
+    return (
+        f"{metrics['model']} reads {metrics['test_accuracy']:.2%} of"
+        f" {metrics['examples_test']:,} {metrics['dataset']} test digits right"
     )

@@ -119,14 +119,13 @@ class Reporter(SilentReporter):
             f"epoch {self._plan.epoch_of(step - 1)}/{config.epochs}"
             f"  loss {result.loss:.4f}  accuracy {result.accuracy:.2%}  {rate:,.0f} digits/s",
         )
-        values = {
-            "loss": result.loss,
-            "accuracy": result.accuracy,
-            "gradient_norm": result.gradient_norm,
-            "learning_rate": float(self._trainer.learning_rate(step - 1)),
-            "examples_per_second": rate,
-        }
-        points = [scalar_pb(tag, value) for tag, value in values.items()]
+        points = (
+            scalar_pb("loss", result.loss),
+            scalar_pb("accuracy", result.accuracy),
+            scalar_pb("gradient_norm", result.gradient_norm),
+            scalar_pb("learning_rate", float(self._trainer.learning_rate(step - 1))),
+            scalar_pb("examples_per_second", rate),
+        )
         self._events.add("train", points, step)
 
     def epoch_done(self, progress: Progress, *, loss: float, accuracy: float) -> None:
@@ -158,8 +157,8 @@ class Reporter(SilentReporter):
         self._console.line(f"{text}   {progress.train_seconds:.1f} s")
 
     def _validate(self, step: int) -> Evaluation:
-        images = self._dataset.train_images[self._plan.examples :]
-        labels = self._dataset.train_labels[self._plan.examples :]
+        held_out = slice(self._plan.examples, None)
+        images, labels = self._dataset.train_images[held_out], self._dataset.train_labels[held_out]
         result = evaluation.evaluate(self._trainer.logits(images), labels)
         self._answers("validation", images, result, step)
         return result
@@ -186,20 +185,14 @@ class Reporter(SilentReporter):
                 tf.profiler.experimental.stop()
 
     def tested(self, progress: Progress, result: Evaluation) -> None:
-        """Adds the result on the test set, the projector and the HParams page's record.
-
-        Args:
-          progress: at the end of training.
-          result: of the test digits at temperature 1, as the other curves.
-        """
+        """Adds the result on the test digits (temperature 1), the projector, the HParams record."""
         images, labels = self._dataset.test_images, self._dataset.test_labels
         self._answers("test", images, result, progress.step)
         pixels = tf.cast(images[:_EMBEDDED], tf.float32) / 255
         features = networks.features(self._trainer.model, pixels).numpy()
-        read = result.probabilities[: len(features)].argmax(1)
-        rows = [f"{label}\t{answer}" for label, answer in zip(labels, read, strict=False)]
-        labels = ["is\tread as", *rows]
-        self._events.projector("test", features, images[: len(features)], labels)
+        answers = zip(labels[:_EMBEDDED], result.probabilities[:_EMBEDDED].argmax(1), strict=True)
+        rows = ["is\tread as", *(f"{label}\t{read}" for label, read in answers)]
+        self._events.projector("test", features, images[:_EMBEDDED], rows)
         self._events.hyperparameters(self._plan.config)
 
     def flush(self) -> None:

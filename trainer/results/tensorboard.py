@@ -17,6 +17,14 @@ from trainer.results import figures
 from trainer.run import files
 
 
+class _FirstColumn(api.Discrete):
+    """The domain of the column that the HParams page sorts before the others."""
+
+    def update_hparam_info(self, hparam_info):
+        super().update_hparam_info(hparam_info)
+        hparam_info.differs = True
+
+
 class EventFiles:
     """Writers for `directory`/train, validation and test.
 
@@ -52,13 +60,9 @@ class EventFiles:
     def projector(
         self, part: str, features: np.ndarray, images: np.ndarray, labels: Sequence[str]
     ) -> None:
-        """Writes the projector's files into a part's directory.
+        """Writes the projector's files: features [n, features], digits uint8 [n, 28, 28], labels.
 
-        Args:
-          part: `train`, `validation` or `test`.
-          features: float [n, features].
-          images: uint8 [n, 28, 28].
-          labels: the lines of the table of labels, its heading first.
+        The first line of the labels is their heading.
         """
         config = projector_config_pb2.ProjectorConfig()
         embedding = config.embeddings.add(
@@ -90,8 +94,8 @@ class EventFiles:
         """
         values = {"model": config.model, "epochs": config.epochs} | config.within(Scope.RUN)
         parsers = {each.name: each.metadata["parser"] for each in dataclasses.fields(config)}
-        columns = []
-        for name in values:
+        columns = [api.HParam("model", _FirstColumn(parsers["model"].enum_values))]
+        for name in [*values][1:]:
             choices = getattr(parsers[name], "enum_values", None)
             domain = api.Discrete(choices) if choices else api.RealInterval(0.0, 1e9)
             columns.append(api.HParam(name, domain))
