@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.data.names import DATASETS
+from trainer.data.catalog import DATASETS
 from trainer.errors import UsageError
 from trainer.model.recipes import AUGMENTATIONS, RECIPES
 

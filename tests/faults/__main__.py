@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 
-from . import bench, disk, guided, kills, mutants, rot, surroundings, table
+from . import bench, disk, kills, rot, surroundings, table
 
 FAULTS = {
     "kills": (kills.kills, 200),
@@ -17,8 +17,6 @@ FAULTS = {
     "checkpoints": (rot.checkpoints, 1),
     "events": (rot.events, 1),
     "surroundings": (surroundings.surroundings, 1),
-    "mutants": (mutants.mutants, 2000),
-    "guided": (guided.guided, 20_000),
 }
 
 
