@@ -54,46 +54,38 @@ def test_images_and_labels_come_back_as_written(tmp_path, pack, suffix):
         np.testing.assert_array_equal(found, array)
 
 
-@pytest.mark.parametrize(("pack", "suffix"), [(bytes, ""), (gzip.compress, ".gz")])
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        IMAGE_FILE[:15],
-        idx_bytes(LABELS) + bytes(100),
-        idx_bytes(IMAGES, magic=0x00000D03),  # floats
-        idx_bytes(np.zeros((3, 28, 27), np.uint8)),
-        stating(2**32 - 1),
-        stating(13),
-        stating(11),
-        IMAGE_FILE[:-1],
-        IMAGE_FILE + b"\0",
-    ],
-)
-def test_defective_images_are_refused(tmp_path, content, pack, suffix):
-    path = written(tmp_path / f"images{suffix}", pack(content))
-    with pytest.raises(DataError) as caught:
-        idx.read(path, SHAPE)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+DEFECTIVE = [
+    b"",
+    IMAGE_FILE[:15],
+    idx_bytes(LABELS) + bytes(100),
+    idx_bytes(IMAGES, magic=0x00000D03),  # floats
+    idx_bytes(np.zeros((3, 28, 27), np.uint8)),
+    stating(2**32 - 1),
+    stating(13),
+    stating(11),
+    IMAGE_FILE[:-1],
+    IMAGE_FILE + b"\0",
+]
+DEFECTIVE_GZIP = [
+    IMAGE_FILE,  # not packed
+    PACKED[:-20],
+    PACKED[:-3],
+    flipped(PACKED, 12),
+    flipped(PACKED, -6),  # the checksum
+    PACKED + b"more",
+    *map(gzip.compress, DEFECTIVE),
+]
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        IMAGE_FILE,  # not packed
-        PACKED[:-20],
-        PACKED[:-3],
-        flipped(PACKED, 12),
-        flipped(PACKED, -6),  # the checksum
-        PACKED + b"more",
-    ],
+    ("name", "contents"), [("images", DEFECTIVE), ("images.gz", DEFECTIVE_GZIP)]
 )
-def test_a_damaged_gzip_file_is_refused(tmp_path, content):
-    path = written(tmp_path / "images.gz", content)
-    with pytest.raises(DataError, match="gzip") as caught:
-        idx.read(path, SHAPE)
-    assert str(path) in str(caught.value)
+def test_defective_images_are_refused_in_one_line(tmp_path, name, contents):
+    for content in contents:
+        path = written(tmp_path / name, content)
+        with pytest.raises(DataError, match=str(path)) as caught:
+            idx.read(path, SHAPE)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -139,13 +131,12 @@ HOSTILE_ARCHIVES = [
 ]
 
 
-@pytest.mark.parametrize("content", HOSTILE_ARCHIVES, ids=range(len(HOSTILE_ARCHIVES)))
-def test_a_hostile_archive_is_refused(tmp_path, content):
-    path = written(tmp_path / "mnist.npz", content)
-    with pytest.raises(DataError) as caught:
-        npz.read(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_a_hostile_archive_is_refused_in_one_line(tmp_path):
+    for content in HOSTILE_ARCHIVES:
+        path = written(tmp_path / "mnist.npz", content)
+        with pytest.raises(DataError, match=str(path)) as caught:
+            npz.read(path)
+        assert "\n" not in str(caught.value)
 
 
 def test_hostile_files_cost_no_memory(tmp_path):

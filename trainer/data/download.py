@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import pathlib
-import shutil
 import socket
 import sys
-import urllib.parse
 from collections.abc import Callable, Sequence
 
 import filelock
@@ -48,20 +46,14 @@ def fetch(
     reachable = [mirror for mirror in mirrors if not faults[mirror]]
     if not reachable:
         raise NetworkError(f"no mirror can be reached ({_joined(faults)})")
-    partial = directory / ".partial"
     try:
         with filelock.FileLock(directory / ".download.lock", timeout=_LOCK_TIMEOUT_S):
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
             missing = [file for file in files if not file.matches(directory / file.name)]
             if missing:
                 size = sum(file.size for file in missing) / 1e6
-                notify(f"downloading {size:.1f} MB from {_host(reachable[0])} to {directory}")
-            try:
-                for file in missing:
-                    _fetch_file(partial, file, reachable, read_timeout_s)
-                    os.replace(partial / file.name, directory / file.name)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+                notify(f"downloading {size:.1f} MB from {reachable[0]} to {directory}")
+            for file in missing:
+                _fetch_file(directory, file, reachable, read_timeout_s)
     except filelock.Timeout as error:
         raise NetworkError(f"another process does not finish downloading to {directory}") from error
 
@@ -69,7 +61,6 @@ def fetch(
 def _fetch_file(
     directory: pathlib.Path, file: File, mirrors: Sequence[str], read_timeout_s: float
 ) -> None:
-    """Downloads `file` into `directory`, onto the disk and readable by everyone."""
     downloader = pooch.HTTPDownloader(
         progressbar=sys.stderr is not None and sys.stderr.isatty(),
         timeout=(_CONNECT_TIMEOUT_S, read_timeout_s),
@@ -82,6 +73,8 @@ def _fetch_file(
         )
         try:
             path = registry.fetch(file.name, downloader=downloader)
+            os.chmod(path, 0o644)  # pooch's temporary files are private
+            return
         except requests.RequestException as error:
             status = None if error.response is None else error.response.status_code
             faults[mirror] = f"answers {status}" if status else type(error).__name__
@@ -89,11 +82,6 @@ def _fetch_file(
                 error_class = NetworkError
         except ValueError:
             faults[mirror] = "has another file: its SHA-256 differs"
-        else:
-            os.chmod(path, 0o644)  # pooch's temporary files are private
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())
-            return
     raise error_class(f"{file.name} cannot be downloaded ({_joined(faults)})")
 
 
@@ -117,9 +105,5 @@ def _connection_fault(url: str) -> str:
     return ""
 
 
-def _host(url: str) -> str:
-    return urllib.parse.urlsplit(url).netloc
-
-
 def _joined(faults: dict[str, str]) -> str:
-    return "; ".join(f"{_host(mirror)}: {fault}" for mirror, fault in faults.items())
+    return "; ".join(f"{mirror}: {fault}" for mirror, fault in faults.items())

@@ -74,16 +74,8 @@ def download(
 def read_directory(directory: str | os.PathLike, name: str, label: str) -> tuple[Arrays, str]:
     """Reads a data set from four IDX files, each plain or .gz, or from `<name>.npz`.
 
-    Args:
-      directory: where they are.
-      name: of the data set.
-      label: what an error message calls the directory.
-
-    Returns:
-      The arrays and the path they were read from.
-
-    Raises:
-      DataError: files are missing or defective, or another data set's.
+    Returns the arrays and the path they were read from. Raises `DataError` if files are missing,
+    defective or another data set's; a message calls the directory `label`.
     """
     try:
         paths, missing = locate(directory, name)
