@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from trainer.data.names import DATASETS
+from trainer.data.catalog import DATASETS
 from trainer.errors import UsageError
 from trainer.model.recipes import AUGMENTATIONS, RECIPES
 

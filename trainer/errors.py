@@ -26,6 +26,10 @@ class DataError(TrainerError):
     exit_code = 3
 
 
+class NetworkError(TrainerError):
+    """The network is down where only it can give the data; once it is back, another start helps."""
+
+
 class StorageError(TrainerError):
     """The run's directory cannot be written any more; once that is mended, another start helps."""
 

@@ -1,8 +1,6 @@
-"""Getting the digits: `load` finds, fetches or draws a data set and hands it over as four checked
-arrays.
+"""A data set as four checked arrays: read, downloaded or drawn.
 
-Here is only what callers see. It imports nothing slow, because the flags are checked against
-`trainer.data.names`.
+Flags are checked against this package, so it imports nothing slow at module level.
 """
 
 from __future__ import annotations
@@ -13,28 +11,24 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from trainer.data.names import DATASETS
-from trainer.errors import DataError, UsageError
+from trainer.data.catalog import DATASETS, PUBLISHED, Published
+from trainer.errors import DataError, NetworkError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from trainer.data.catalog import Published
-
-__all__ = ["DATASETS", "Dataset", "load"]
-
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set in memory.
+    """A data set in memory; its arrays may be read-only.
 
     Attributes:
       name: `mnist`, `fashion_mnist` or `synthetic`; never `auto`.
-      train_images: uint8 [n, 28, 28], may be read-only like the other three.
+      train_images: uint8 [n, 28, 28].
       train_labels: uint8 [n], 0 to 9.
       test_images: uint8 [m, 28, 28].
       test_labels: uint8 [m].
-      source: for people: the directory it was read from, or how it was made.
+      source: where it was read, or how it was made, for people.
       sha256: of each array's bytes in C order, in hex, by field name.
     """
 
@@ -47,7 +41,7 @@ class Dataset:
     sha256: dict[str, str]
 
 
-def to_stderr(text: str) -> None:
+def print_to_stderr(text: str) -> None:
     """Prints a line, or several, on standard error."""
     print(text, file=sys.stderr, flush=True)
 
@@ -56,30 +50,27 @@ def load(
     name: str,
     data_dir: str | None = None,
     *,
+    notify: Callable[[str], None] = print_to_stderr,
     environ: Mapping[str, str] = os.environ,
-    published: Mapping[str, Published] | None = None,
-    notify: Callable[[str], None] = to_stderr,
+    published: Mapping[str, Published] = PUBLISHED,
 ) -> Dataset:
-    """Returns the data set `name`, from the first place that has it. May be called in any thread.
+    """Returns the data set `name` from the first place that has it. Thread-safe.
 
-    The places, in this order: `data_dir`; `$MNIST_DATA_DIR` (`$FASHION_MNIST_DATA_DIR`); Keras's
-    and torchvision's caches; this project's own cache; the download into that cache. What a person
-    named (the first two) counts alone: no other place is looked at then, and a fault there is an
-    error, also for `auto`.
+    The places: `data_dir`; `$MNIST_DATA_DIR` (`$FASHION_MNIST_DATA_DIR`); Keras's cache; this
+    project's cache; the download into it. Each of the first two counts alone: a fault there is an
+    error, for `auto` too.
 
     Args:
       name: one of `DATASETS`. `auto` is `mnist`, or `synthetic` with a warning if MNIST cannot be
         had.
-      data_dir: a directory with the four IDX files (plain or .gz) or with `<name>.npz`; `~` is
-        expanded.
+      data_dir: a directory with the four IDX files (plain or .gz) or `<name>.npz`; `~` is expanded.
+      notify: gets warnings and the start of a download, one line or several at a time.
       environ: the environment variables.
-      published: what is on the web, by name; by default `trainer.data.catalog.PUBLISHED`.
-      notify: gets what a person should know on the way (warnings, the start of a download), one
-        line or several at a time. While TensorFlow is being imported standard error is held back,
-        so a caller that loads meanwhile collects these and prints them afterwards.
+      published: what is on the web, by name.
 
     Raises:
       DataError: the data is missing, corrupt or not what was asked for.
+      NetworkError: only the network could give it, and is down.
       UsageError: `name` is unknown, or `data_dir` goes with `synthetic`.
     """
     if name not in DATASETS:
@@ -90,27 +81,22 @@ def load(
                 "--data_dir does not go with --dataset=synthetic, which is drawn and not read;"
                 " leave one of them out"
             )
-        return _synthetic()
+        from trainer.data import synthetic
+
+        return _dataset(name, synthetic.generate(), "drawn by trainer.data.synthetic")
     from trainer.data import sources
 
     wanted = "mnist" if name == "auto" else name
-    try:
-        arrays, source = sources.find(
-            wanted, data_dir, environ=environ, published=published, notify=notify
-        )
-    except sources.NowhereError as error:
-        if name != "auto":
-            raise DataError(f"{error}; {error.remedy}, or use --dataset=synthetic") from error
-        remedy = error.remedy[0].upper() + error.remedy[1:]
-        notify(_box("TRAINING ON SYNTHETIC DIGITS, NOT ON MNIST", [f"{error}.", f"{remedy}."]))
-        return _synthetic()
-    return _dataset(wanted, arrays, source)
-
-
-def _synthetic() -> Dataset:
-    from trainer.data import synthetic
-
-    return _dataset("synthetic", synthetic.generate(), "drawn by trainer.data.synthetic")
+    found = sources.find(wanted, data_dir, environ, notify)
+    if found is None:
+        try:
+            found = sources.download(wanted, published[wanted], environ, notify)
+        except (DataError, NetworkError) as error:
+            if name != "auto":
+                raise
+            notify(_warning_box("TRAINING ON SYNTHETIC DIGITS, NOT ON MNIST", str(error)))
+            return load("synthetic")
+    return _dataset(wanted, *found)
 
 
 def _dataset(name: str, arrays: tuple[np.ndarray, ...], source: str) -> Dataset:
@@ -124,12 +110,9 @@ def _dataset(name: str, arrays: tuple[np.ndarray, ...], source: str) -> Dataset:
     return Dataset(name, *arrays, source=source, sha256=sha256)
 
 
-def _box(title: str, paragraphs: list[str], width: int = 100) -> str:
-    """Text in a frame, for a warning that has to stand out among other lines."""
+def _warning_box(title: str, text: str, width: int = 100) -> str:
     import textwrap
 
-    lines = [f"WARNING: {title}"]
-    for paragraph in paragraphs:
-        lines += ["", *textwrap.wrap(paragraph, width - 4, break_on_hyphens=False)]
+    lines = [f"WARNING: {title}", "", *textwrap.wrap(text, width - 4, break_on_hyphens=False)]
     rule = "+" + "-" * (width - 2) + "+"
     return "\n".join([rule, *(f"| {line:<{width - 4}} |" for line in lines), rule])

@@ -1,8 +1,4 @@
-"""Where a data set may lie on this machine, and in which order the places are tried before the
-download.
-
-Apart from the formats (`idx`, `npz`) and from the network (`download`), which it brings together.
-"""
+"""The places where a data set may lie: a directory that was named, caches, the download."""
 
 from __future__ import annotations
 
@@ -14,175 +10,127 @@ import numpy as np
 
 from trainer.data import idx, npz
 from trainer.data.catalog import FILE_NAMES, PUBLISHED, Published
-from trainer.errors import DataError
+from trainer.errors import DataError, NetworkError
 
+# Training images, training labels, test images, test labels.
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
-
-class NowhereError(DataError):
-    """No place on this machine has the data set and it cannot be downloaded; `remedy` is what to do
-    about it.
-    """
-
-    def __init__(self, message: str, remedy: str):
-        super().__init__(message)
-        self.remedy = remedy
+IMAGE_SHAPE = (28, 28)
 
 
 def find(
-    name: str,
-    data_dir: str | None,
-    *,
-    environ: Mapping[str, str],
-    published: Mapping[str, Published] | None = None,
-    notify: Callable[[str], None],
-) -> tuple[Arrays, str]:
-    """Returns the arrays of a published data set and the directory or file they were read from.
+    name: str, data_dir: str | None, environ: Mapping[str, str], notify: Callable[[str], None]
+) -> tuple[Arrays, str] | None:
+    """Reads a data set from the place that a person named, or else from the first sound cache.
 
-    Arguments and places are those of `trainer.data.load`.
-
-    Raises:
-      NowhereError: no place has the data set, and it cannot be downloaded.
-      DataError: a place that a person named is missing, empty or defective.
+    Returns the arrays and the path they were read from, or None if no place was named and no cache
+    has them. Raises `DataError` if the place that was named is missing, incomplete or defective.
     """
-    about = (published or PUBLISHED)[name]
     variable = f"{name.upper()}_DATA_DIR"
     if data_dir is not None:
         return read_directory(os.path.expanduser(data_dir), name, f"--data_dir={data_dir}")
-    if environ.get(variable):
-        return read_directory(
-            os.path.expanduser(environ[variable]), name, f"${variable}={environ[variable]}"
-        )
-
-    own_cache = cache_directory(name, environ)
-    for place in [*_shared_caches(about, environ), *([own_cache] if own_cache else [])]:
+    if named := environ.get(variable):
+        return read_directory(os.path.expanduser(named), name, f"${variable}={named}")
+    # As in keras/src/backend/config.py.
+    keras = environ.get("KERAS_HOME") or os.path.join(environ.get("HOME", ""), ".keras")
+    for cache in (pathlib.Path(keras, "datasets"), _cache_directory(name, environ)):
         try:
-            missing = locate(place, name)[1]
-        except OSError:
+            if cache is not None and not locate(cache, name)[1]:
+                return read_directory(cache, name, str(cache))
+        except OSError:  # there is no such directory
             continue
-        if not missing:
-            try:
-                return read_directory(place, name, str(place))
-            except DataError as error:
-                notify(f"warning: passing over a cached copy of {about.title}: {error}")
+        except DataError as error:
+            notify(f"warning: passing over a cached copy: {error}")
+    return None
 
-    remedy = (
-        f"to train on {about.title}, name the directory with its four IDX files or {name}.npz"
-        f" by --data_dir or ${variable}"
-    )
-    if own_cache is None:
-        raise NowhereError(
-            f"{about.title} is not on this machine, and is not downloaded because neither $HOME"
-            " nor $XDG_CACHE_HOME says where to keep it",
-            remedy,
-        )
-    from trainer.data import download  # brings in the network; most runs need no download
 
+def download(
+    name: str, published: Published, environ: Mapping[str, str], notify: Callable[[str], None]
+) -> tuple[Arrays, str]:
+    """Downloads a data set into this project's cache and reads it, as `find` does.
+
+    Raises `DataError` if the mirrors have other files or there is no place to keep them, and
+    `NetworkError` if the network does not bring them.
+    """
     try:
-        download.fetch(own_cache, about.files, about.mirrors, notify=notify)
-        return read_directory(own_cache, name, str(own_cache))
-    except DataError as error:
-        raise NowhereError(f"{about.title} is not on this machine: {error}", remedy) from error
+        cache = _cache_directory(name, environ)
+        if cache is None:
+            raise DataError("neither $HOME nor $XDG_CACHE_HOME says where to keep a download")
+        from trainer.data.download import fetch  # imports an HTTP client; most runs need none
+
+        try:
+            fetch(cache, published.files, published.mirrors, notify)
+        except OSError as error:
+            raise DataError(f"cannot write {cache}: {error.strerror}") from error
+        return read_directory(cache, name, str(cache))
+    except (DataError, NetworkError) as error:
+        raise type(error)(
+            f"{published.title} is not on this machine: {error}; name the directory with its four"
+            f" IDX files or {name}.npz by --data_dir or ${name.upper()}_DATA_DIR, or use"
+            " --dataset=synthetic"
+        ) from error
 
 
-def read_directory(directory: str | os.PathLike, name: str, called: str) -> tuple[Arrays, str]:
-    """Reads a data set from a directory with the four IDX files, each plain or .gz, or
-    `<name>.npz`.
+def read_directory(directory: str | os.PathLike, name: str, label: str) -> tuple[Arrays, str]:
+    """Reads a data set from four IDX files, each plain or .gz, or from `<name>.npz`.
 
-    Args:
-      directory: where to look.
-      name: of the data set.
-      called: how error messages call the directory.
-
-    Returns:
-      The four arrays in the order of `Dataset`'s fields, and the path of what was read.
-
-    Raises:
-      DataError: missing, empty, incomplete or defective.
+    Returns the arrays and the path they were read from. Raises `DataError` if files are missing,
+    defective or another data set's; a message calls the directory `label`.
     """
     try:
         paths, missing = locate(directory, name)
     except OSError as error:
-        raise DataError(f"cannot read {called}: {error.strerror}") from error
+        raise DataError(f"cannot read {label}: {error.strerror}") from error
     if missing:
         raise DataError(
-            f"{called}: no {', no '.join(missing)} (plain or .gz) there, and no {name}.npz either"
+            f"{label}: no {', no '.join(missing)} (plain or .gz) there, and no {name}.npz either"
         )
-    _refuse_another(paths[-1], name)
-    if len(paths) == 1:
-        arrays = npz.read(paths[0])
-    else:
-        readers = (idx.read_images, idx.read_labels) * 2
-        arrays = [reader(path) for reader, path in zip(readers, paths, strict=True)]
-    parts = (("training", paths[:2]), ("test", paths[2:] or paths))
-    for (part, files), images, labels in zip(parts, arrays[::2], arrays[1::2], strict=True):
-        if len(images) != len(labels):
+    for other, published in PUBLISHED.items():  # all data sets use the same file names
+        if other != name and published.files[-1].matches(paths[-1]):
             raise DataError(
-                f"{' and '.join(map(str, files))}: {len(images):,} {part} images,"
-                f" but {len(labels):,} {part} labels"
+                f"{paths[-1]} is from {published.title}, not from {PUBLISHED[name].title};"
+                f" use --dataset={other} or another directory"
             )
-    return tuple(arrays), str(paths[0] if len(paths) == 1 else directory)
+    if len(paths) == 1:
+        arrays, source = npz.read(paths[0]), paths[0]
+    else:
+        shapes = (IMAGE_SHAPE, ()) * 2
+        arrays = [idx.read(path, shape) for path, shape in zip(paths, shapes, strict=True)]
+        source = directory
+    for part, (images, labels) in {"training": arrays[:2], "test": arrays[2:]}.items():
+        _check(images, labels, f"{source}, {part} set")
+    return tuple(arrays), str(source)
 
 
-def cache_directory(name: str, environ: Mapping[str, str]) -> pathlib.Path | None:
-    """Returns where downloads of a data set are kept, or None where there is no home directory.
-
-    XDG Base Directory Specification: `$XDG_CACHE_HOME` if it is set to an absolute path, else
-    `~/.cache`.
-    """
-    cache = environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(cache):
-        if not environ.get("HOME"):
-            return None
-        cache = os.path.join(environ["HOME"], ".cache")
-    return pathlib.Path(cache, "number-recognition", name)
-
-
-def _shared_caches(about: Published, environ: Mapping[str, str]) -> list[pathlib.Path]:
-    """Where other programs leave the files.
-
-    Keras: `$KERAS_HOME` or `~/.keras`, as in keras/src/backend/config.py. torchvision has no
-    default place, its caller names a root: those of the tutorials and of pytorch/examples (`data`,
-    `../data`) and `~/data` are tried.
-    """
-    home = environ.get("HOME")
-    keras = environ.get("KERAS_HOME") or (home and os.path.join(home, ".keras"))
-    roots = ["data", os.path.join("..", "data"), *([os.path.join(home, "data")] if home else [])]
-    return [
-        *([pathlib.Path(keras, "datasets", about.keras)] if keras else []),
-        *(pathlib.Path(root, about.torchvision, "raw") for root in roots),
-    ]
+def _check(images: np.ndarray, labels: np.ndarray, where: str) -> None:
+    if images.dtype != np.uint8 or images.shape[1:] != IMAGE_SHAPE or len(images) == 0:
+        shape = f"{images.dtype} {list(images.shape)}"
+        raise DataError(f"{where}: the images are {shape}, not uint8 [n, 28, 28]")
+    if labels.dtype != np.uint8 or labels.shape != images.shape[:1]:
+        shape = f"{labels.dtype} {list(labels.shape)}"
+        raise DataError(f"{where}: the labels are {shape}, not uint8 [{len(images)}]")
+    if labels.max() > 9:
+        raise DataError(f"{where}: there is a label {labels.max()}, which is not from 0 to 9")
 
 
 def locate(directory: str | os.PathLike, name: str) -> tuple[list[pathlib.Path], list[str]]:
-    """Returns what there is to read, and which of `FILE_NAMES` are missing.
+    """Returns the files of a data set that are in a directory, and the names of the missing ones.
 
-    What there is to read are the IDX files in the order of `FILE_NAMES`, a plain file rather than
-    its .gz because it is read faster; or `<name>.npz` alone where the IDX files are not complete.
-
-    Raises:
-      OSError: the directory cannot be listed.
+    They are the IDX files in the order of `FILE_NAMES`, a plain one before a .gz; or `<name>.npz`
+    alone where the IDX files are incomplete. Raises `OSError` if the directory cannot be listed.
     """
-    there = set(os.listdir(directory))
-    paths, missing = [], []
-    for plain in FILE_NAMES:
-        found = next((entry for entry in (plain, f"{plain}.gz") if entry in there), None)
-        if found:
-            paths.append(pathlib.Path(directory, found))
-        else:
-            missing.append(plain)
-    if missing and f"{name}.npz" in there:
+    present = set(os.listdir(directory))
+    found = {plain: {plain, f"{plain}.gz"} & present for plain in FILE_NAMES}
+    missing = [plain for plain in FILE_NAMES if not found[plain]]
+    if missing and f"{name}.npz" in present:
         return [pathlib.Path(directory, f"{name}.npz")], []
-    return paths, missing
+    return [pathlib.Path(directory, min(names)) for names in found.values() if names], missing
 
 
-def _refuse_another(test_labels: pathlib.Path, name: str) -> None:
-    """Raises `DataError` if the file is the published one of another data set: all of them use the
-    same names.
-    """
-    for other, about in PUBLISHED.items():
-        if other != name and about.files[-1].matches(test_labels):
-            raise DataError(
-                f"{test_labels} is from {about.title}, not from {PUBLISHED[name].title};"
-                f" use --dataset={other} or another directory"
-            )
+def _cache_directory(name: str, environ: Mapping[str, str]) -> pathlib.Path | None:
+    """Where downloads are kept (XDG Base Directory Specification); None without a home."""
+    home_cache = os.path.join(environ.get("HOME", ""), ".cache")
+    for cache in (environ.get("XDG_CACHE_HOME", ""), home_cache):
+        if os.path.isabs(cache):
+            return pathlib.Path(cache, "number-recognition", name)
+    return None

@@ -1,0 +1,75 @@
+"""`python tests/fuzz.py [seconds]`: hostile data files and pictures, guided by coverage."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import io
+import pathlib
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+# No file of a few kilobytes may take more, on a slow and busy machine either.
+LIMITS = ("-timeout=20", "-rss_limit_mb=2048", "-max_len=20000")
+
+
+def fuzz(seconds: int, place: pathlib.Path) -> None:
+    """Reads hostile files until the time is over; ends the process, with 0 if all is well."""
+    import atheris
+
+    with atheris.instrument_imports(include=["trainer"], enable_loader_override=False):
+        from trainer.data import idx, npz
+        from trainer.picture import digits
+    from trainer.errors import DataError
+
+    readers = {
+        "labels": lambda path: idx.read(path, ()),
+        "images.gz": lambda path: idx.read(path, (28, 28)),
+        "mnist.npz": npz.read,
+        "picture": digits.read_digit,
+    }
+
+    def read(content: bytes) -> None:
+        for name, reader in readers.items():
+            path = place / name
+            path.write_bytes(content)
+            try:
+                reader(str(path))
+            except DataError as error:
+                if not str(error) or "\n" in str(error):
+                    raise AssertionError(f"{error!r} is not one line") from error
+
+    (corpus := place / "corpus").mkdir()
+    for number, sample in enumerate(_samples()):
+        (corpus / str(number)).write_bytes(sample)
+    time = f"-max_total_time={seconds}"
+    atheris.Setup(["fuzz", str(corpus), time, *LIMITS, f"-artifact_prefix={HERE}/crash-"], read)
+    atheris.Fuzz()
+
+
+def _samples() -> list[bytes]:
+    """Sound files, from which the fuzzer starts."""
+    import numpy as np
+    from data_mirror import digits, idx_bytes
+    from PIL import Image
+
+    arrays = digits(1, train=2, test=1)
+    samples = [idx_bytes(arrays[1]), gzip.compress(idx_bytes(arrays[0]))]
+    names = ("x_train", "y_train", "x_test", "y_test")
+    np.savez_compressed(archive := io.BytesIO(), **dict(zip(names, arrays, strict=True)))
+    one = np.full((56, 56), 255, np.uint8)
+    one[12:44, 26:31] = 0
+    for kind in ("PNG", "JPEG"):
+        Image.fromarray(one).save(picture := io.BytesIO(), kind)
+        samples.append(picture.getvalue())
+    return [*samples, archive.getvalue()]
+
+
+if __name__ == "__main__":
+    if importlib.util.find_spec("atheris") is None:
+        sys.exit("atheris is not installed (there are wheels for Linux on x86-64): nothing to do")
+    with tempfile.TemporaryDirectory() as directory:
+        fuzz(int(sys.argv[1]) if len(sys.argv) > 1 else 60, pathlib.Path(directory))
