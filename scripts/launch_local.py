@@ -1,149 +1,116 @@
 #!/usr/bin/env python3
-"""Starts the workers of a run on this machine, as a cluster would: to try it out, and for tests.
+"""Starts the workers of a run on this machine, as a cluster would.
 
   scripts/launch_local.py --workers 3 -- --epochs 2 --model_dir runs/three
-  scripts/launch_local.py --workers 2 --restart -- --model_dir runs/two   (starts again who died)
+  scripts/launch_local.py --workers 2 --restart -- --model_dir runs/two
 
-Everything after -- goes to trainer.task. The lines of worker i begin with [i].
+What follows -- are flags of trainer.task. The lines of worker i begin with [i].
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
 import pathlib
 import signal
 import socket
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Sequence
-from typing import BinaryIO
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from trainer.errors import RETRYABLE_FROM
 
-# After this many starts of one worker something is wrong that another start does not mend.
-MAX_STARTS = 100
-# What a worker gets to save its progress before it is killed.
-GRACE_S = 30.0
+MAX_STARTS = 100  # of one worker
+GRACE_S = 30.0  # from SIGTERM to SIGKILL, to save progress
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the workers to their end; returns 0 if all finished, else the first failure's code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--workers", type=int, default=2, help="how many to start (default 2)")
-    parser.add_argument(
-        "--restart",
-        action="store_true",
-        help="start a worker again that left with a code a job controller retries",
-    )
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="default: 2")
+    parser.add_argument("--restart", action="store_true", help="those that may be retried")
+    parser.add_argument("--pin", action="store_true", help="each worker to a core (Linux)")
     parser.add_argument("flags", nargs="*", help="flags of trainer.task, after --")
     options = parser.parse_args(argv)
     if not 1 <= options.workers <= 64:
         parser.error("--workers must be from 1 to 64")
-    return Launcher(options.workers, options.flags, restart=options.restart).run()
+    return asyncio.run(Launcher(options).run())
 
 
 class Launcher:
-    """Starts workers, passes their lines on, starts again who may be, and ends them all."""
+    """The workers: passes their lines and signals on, and ends them all after a failure."""
 
-    def __init__(self, workers: int, flags: Sequence[str], *, restart: bool):
-        self._addresses = free_addresses(workers)
-        self._flags, self._restart = list(flags), restart
-        self._running: dict[int, subprocess.Popen] = {}
-        self._starts = [0] * workers
-        self._readers: list[threading.Thread] = []
-        self._asked: int | None = None
-        self._ending = False
+    def __init__(self, options: argparse.Namespace):
+        self._options, self._addresses = options, free_addresses(options.workers)
+        self._running: dict[int, asyncio.subprocess.Process] = {}
+        self._signal = 0  # that came to the launcher
+        self._failure = 0  # exit code of the first worker that failed for good
 
-    def run(self) -> int:
+    async def run(self) -> int:
         """Returns the exit code of the whole."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
-        for index in range(len(self._addresses)):
-            self._start(index)
-        failure = 0
-        while self._running:
-            time.sleep(0.05)
-            for index, process in list(self._running.items()):
-                code = process.poll()
-                if code is None:
-                    continue
-                del self._running[index]
-                code = 128 - code if code < 0 else code  # ended by a signal, as shells have it
-                retryable = code >= RETRYABLE_FROM
-                if self._restart and retryable and self._may_start(index):
-                    self._say(index, f"left with {code}, starting it again\n")
-                    self._start(index)
-                elif code and not failure:
-                    failure = code
-                    if self._restart or not retryable:  # the others cannot end well any more
-                        self._end_all()
-        for reader in self._readers:
-            reader.join()
-        return 128 + self._asked if self._asked is not None and failure else failure
+            asyncio.get_running_loop().add_signal_handler(number, self._pass_on, number)
+        await asyncio.gather(*map(self._keep_running, range(self._options.workers)))
+        return 128 + self._signal if self._signal and self._failure else self._failure
 
-    def _may_start(self, index: int) -> bool:
-        return self._asked is None and not self._ending and self._starts[index] < MAX_STARTS
+    async def _keep_running(self, index: int) -> None:
+        for start in range(1, MAX_STARTS + 1):
+            code = await self._run_once(index)
+            retryable = code >= RETRYABLE_FROM
+            again = self._options.restart and retryable and start < MAX_STARTS
+            if not again or self._signal or self._failure:
+                break
+            self._print(index, f"left with {code}, starting it again\n")
+        if code and not self._failure:
+            self._failure = code
+            if self._options.restart or not retryable:  # the others would wait for it
+                self._send(signal.SIGTERM)
+                asyncio.get_running_loop().call_later(GRACE_S, self._send, signal.SIGKILL)
 
-    def _start(self, index: int) -> None:
-        task = {"type": "worker", "index": index}
-        cluster = {"cluster": {"worker": self._addresses}, "task": task}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trainer.task", *self._flags],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={
-                **os.environ,
-                "TF_CONFIG": json.dumps(cluster),
-                "PYTHONPATH": os.pathsep.join(
-                    filter(None, (sys.path[0], os.environ.get("PYTHONPATH")))
-                ),
-            },
-            start_new_session=True,  # a Ctrl-C comes through here, in order
+    async def _run_once(self, index: int) -> int:
+        """Runs a worker and returns its exit code; 128 and the signal if one ended it."""
+        place = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": self._addresses}, "task": place})
+        path = os.pathsep.join(filter(None, (sys.path[0], os.environ.get("PYTHONPATH"))))
+        command = [sys.executable, "-m", "trainer.task", *self._options.flags]
+        if self._options.pin:
+            cores = sorted(os.sched_getaffinity(0))
+            command = ["taskset", "--cpu-list", str(cores[index % len(cores)]), *command]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            limit=1 << 24,  # of a line
+            env={**os.environ, "TF_CONFIG": config, "PYTHONPATH": path},
+            start_new_session=True,  # a Ctrl-C reaches it through the launcher
         )
         self._running[index] = process
-        self._starts[index] += 1
-        if self._asked is not None:  # meanwhile
-            process.send_signal(self._asked)
-        reader = threading.Thread(target=self._pass_on, args=(index, process.stdout), daemon=True)
-        reader.start()
-        self._readers.append(reader)
+        if self._signal or self._failure:  # that came meanwhile
+            process.send_signal(self._signal or signal.SIGTERM)
+        async for line in process.stdout:
+            self._print(index, line.decode(errors="replace"))
+        code = await process.wait()
+        del self._running[index]
+        return 128 - code if code < 0 else code
 
-    def _pass_on(self, index: int, stream: BinaryIO) -> None:
-        for line in stream:
-            self._say(index, line.decode(errors="replace"))
+    def _print(self, index: int, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads: the workers go on
+            print(f"[{index}] {line}", end="", flush=True)
 
-    def _say(self, index: int, line: str) -> None:
-        # A reader that has left stops no worker: what they write is still taken from them.
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.write(f"[{index}] {line}")
-            sys.stdout.flush()
+    def _pass_on(self, number: int) -> None:
+        self._send(signal.SIGKILL if self._signal else number)
+        self._signal = number
 
-    def _ask(self, number: int, frame: object) -> None:
-        second, self._asked = self._asked is not None, number
+    def _send(self, number: int) -> None:
         for process in self._running.values():
-            process.send_signal(signal.SIGKILL if second else number)
-
-    def _end_all(self) -> None:
-        """Ends the workers that are left: they are asked first, and killed after their grace."""
-        self._ending = True
-        for process in self._running.values():
-            process.terminate()
-        deadline = time.monotonic() + GRACE_S
-        for process in self._running.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
 
 
 def free_addresses(count: int) -> list[str]:

@@ -1,14 +1,9 @@
 #!/usr/bin/env bash
-# Tests on a machine that has only Python: installs what is missing into .venv, then becomes pytest.
-#
-#   scripts/test.sh [arguments of pytest]
-#
-# Paths are relative to the repository. Without arguments all tests run, on all cores; those marked slow are left out unless
-# asked for: -m slow. Tests that need the real MNIST files are skipped unless MNIST_DATA_DIR names their directory. PYTHON is
-# read as in train.sh.
+# Makes .venv if it is missing, then becomes pytest; without arguments all tests, on all cores.
+# MNIST_DATA_DIR names the directory of the MNIST files, without which some tests are skipped.
 set -euo pipefail
-# shellcheck source=scripts/lib/venv.sh
-. "$(dirname -- "${BASH_SOURCE[0]}")/lib/venv.sh"
+# shellcheck source=scripts/venv.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/venv.sh"
 
 ensure_venv dev
 cd "$root"

@@ -1,22 +1,16 @@
-"""What most people run instead: the same network, Keras `fit` with its defaults, no artifacts.
+"""The same network as `mlp` with Keras's `fit` and its defaults, without files.
 
-Prints one JSON line: `wall_seconds` of the whole process and `test_accuracy`. Apart from the
-trainer, with which it shares nothing but the reading of the data, so that a comparison is fair.
+Usage: keras_fit.py, with tensorflow installed.
 """
 
-import json
-import pathlib
-import sys
-import time
+import os
 
-STARTED = time.perf_counter()
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tensorflow as tf  # noqa: E402
+import lines
+import tensorflow as tf
 
-from trainer import data  # noqa: E402
-
-mnist = data.load("mnist")
+train_images, train_labels, test_images, test_labels = lines.mnist()
 model = tf.keras.Sequential(
     [
         tf.keras.Input((28, 28)),
@@ -27,7 +21,6 @@ model = tf.keras.Sequential(
     ]
 )
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-model.fit(mnist.train_images, mnist.train_labels, epochs=5, verbose=0)
-accuracy = model.evaluate(mnist.test_images, mnist.test_labels, verbose=0)[1]
-wall_seconds = round(time.perf_counter() - STARTED, 3)
-print(json.dumps({"wall_seconds": wall_seconds, "test_accuracy": round(accuracy, 4)}))
+model.fit(train_images, train_labels, epochs=5, verbose=0)
+model.evaluate(test_images, test_labels, verbose=0)
+lines.end()

@@ -1,0 +1,665 @@
+"""scripts/cluster.py as a process, with a kubectl that plays the cluster.
+
+The stand-in records what it is asked and answers as a test wants; rendering is the real kubectl's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import yaml
+from absl import flags as absl_flags
+from cluster import wait_until
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "scripts/cluster.py"
+KUBECTL = shutil.which("kubectl")
+TIMEOUT_S = 120  # bounds what takes a second, so that a failure is not a hang
+
+pytestmark = pytest.mark.skipif(not KUBECTL, reason="needs kubectl on PATH, which renders")
+
+# Writes down every call with its standard input, and gives the first answer whose pattern matches;
+# one with `times` is used up. Without an answer: success without output, which is "not found".
+STAND_IN = r"""#!{python} -SE
+import json, os, re, subprocess, sys, time
+here, arguments = {here!r}, sys.argv[1:]
+if arguments[0] == "kustomize":
+    os.execv({kubectl!r}, ["kubectl", *arguments])
+line = " ".join(arguments)
+call = dict(line=line)
+if "apply" in arguments:
+    call["applied"] = sys.stdin.read()
+with open(here + "/calls", "a") as file:
+    file.write(json.dumps(call) + "\n")
+if "exec" in arguments:
+    command = arguments[arguments.index("--") + 1:]
+    done = subprocess.run([a.replace("/outputs", here + "/outputs") for a in command],
+                          stdout=None if "tar" in command else subprocess.PIPE)
+    sys.stdout.write((done.stdout or b"").decode().replace(here, ""))
+    sys.exit(done.returncode)
+answers = json.load(open(here + "/answers"))
+for answer in answers:
+    if re.search(answer["match"], line) and answer.get("times", 1):
+        if "times" in answer:
+            answer["times"] -= 1
+            json.dump(answers, open(here + "/answers", "w"))
+        sys.stdout.write(answer.get("out", ""))
+        sys.stdout.flush()
+        sys.stderr.write(answer.get("err", ""))
+        time.sleep(answer.get("sleep", 0))
+        sys.exit(answer.get("code", 0))
+"""
+
+
+class Cluster:
+    """A directory with a `kubectl` in it that plays the cluster."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+        stand_in = directory / "bin/kubectl"
+        stand_in.parent.mkdir()
+        stand_in.write_text(
+            STAND_IN.format(python=sys.executable, here=str(directory), kubectl=KUBECTL)
+        )
+        stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
+        self.answers: list[dict] = []
+
+    def on(self, match: str, answer: Any = "", **more: Any) -> Cluster:
+        """Answers calls that match, with text or JSON; `code`, `err`, and `times` if not always."""
+        text = answer if isinstance(answer, str) else json.dumps(answer)
+        self.answers.append({"match": match, "out": text, **more})
+        return self
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        (self.directory / "answers").write_text(json.dumps(self.answers))
+        path = f"{self.directory / 'bin'}:{os.environ['PATH']}"
+        return subprocess.Popen(
+            [sys.executable, SCRIPT, *arguments],
+            env={**os.environ, "PATH": path, "CLUSTER_POLL_S": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=TIMEOUT_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    @property
+    def _recorded(self) -> list[dict]:
+        file = self.directory / "calls"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    @property
+    def calls(self) -> list[str]:
+        return [call["line"] for call in self._recorded]
+
+    @property
+    def applied(self) -> list[dict]:
+        (text,) = [call["applied"] for call in self._recorded if "applied" in call]
+        return list(yaml.safe_load_all(text))
+
+
+@pytest.fixture
+def cluster(tmp_path: pathlib.Path) -> Cluster:
+    """A cluster to which nothing was submitted yet."""
+    return Cluster(tmp_path)
+
+
+def dry_run(*arguments: str) -> list[dict]:
+    command = [sys.executable, SCRIPT, "submit", *arguments[:1], "--dry-run", *arguments[1:]]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return list(yaml.safe_load_all(text))
+
+
+def one(objects: list[dict], kind: str) -> dict:
+    (found,) = [
+        o for o in objects if o["kind"] == kind and "tensorboard" not in o["metadata"]["name"]
+    ]
+    return found
+
+
+# All commands
+
+COMMANDS = {
+    "submit": [],
+    "follow": ["demo"],
+    "collect": ["demo", "new"],
+    "monitor": [],
+    "clean": ["demo"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_how_to_call_it_and_needs_no_cluster(command: str, cluster: Cluster) -> None:
+    result = cluster.run(command, "--help")
+    assert result.returncode == 0
+    assert f"scripts/cluster.py {command}" in result.stdout
+    assert "--namespace NS" in result.stdout
+    assert cluster.calls == []
+
+
+def test_without_kubectl_or_pyyaml_it_is_one_line_that_says_what_to_do(tmp_path) -> None:
+    for option, words in (["-SE", "PyYAML"], ["-E", "https://kubernetes.io"]):
+        result = subprocess.run(
+            [sys.executable, option, SCRIPT, "monitor"],
+            env={"PATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 2
+        assert re.fullmatch(rf"error: .*{words}.*\n", result.stderr)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_a_cluster_it_says_so_in_one_line(command: str, tmp_path) -> None:
+    result = subprocess.run(
+        [sys.executable, SCRIPT, command, *COMMANDS[command]],
+        env={**os.environ, "KUBECONFIG": os.devnull},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert re.fullmatch(r"error: no cluster answers .*refused.*\n", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        *(
+            (["submit", *arguments], words)
+            for arguments, words in [
+                (["cpu", "gpu"], "gpu"),
+                (["tpu"], "multi-worker"),  # among those there are
+                (["../base"], "'../base'"),
+                (["--epochs=5"], "--epochs=5"),
+                (["--name"], "--name"),
+                *((["--name", name], repr(name)) for name in ("Demo", "1demo", "demo-", "de.mo")),
+                *((["--name", name], repr(name)) for name in ("../demo", "de\nmo", "", "d" * 51)),
+                (["--namespace", "a/b"], "'a/b'"),
+                (["--image", "a b"], "'a b'"),
+                (["--image", "name:"], "'name:'"),
+                (["--workers", "3"], "multi-worker"),
+                *((["multi-worker", "--workers", n], repr(n)) for n in ("0", "two", "1000")),
+                (["multi-worker", "--workers", "7"], "for example --batch_size=119"),
+                (
+                    ["multi-worker", "--dry-run", "--", "--batch_size=120", "--batch_size", "1"],
+                    "for example --batch_size=2",
+                ),
+                (["--", "five"], "'five'"),
+                (["--", "--epochs=5", "six"], "'six'"),
+                (["--", "--model_dir=/x"], "use --name"),
+                (["--", "--flagfile", "mine"], "not on the cluster"),
+                (["--", "--data_dir=a\nb"], "line break"),
+                (["--", "--data_dir=a "], "space"),
+            ]
+        ),
+        (["monitor", "demo"], "demo"),
+        (["monitor", "--port", "http"], "'http'"),
+        (["collect", "demo"], "directory"),
+        (["collect", "../demo", "a"], "'../demo'"),
+        (["collect", "demo", "/"], "exists already"),
+        (["clean"], "run"),
+        (["clean", "app=x"], "'app=x'"),
+        (["clean", "--all"], "required"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_cluster_is_asked(arguments, words, cluster) -> None:
+    result = cluster.run(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "error: " in result.stderr.splitlines()[-1]
+    assert words in result.stderr.splitlines()[-1]
+    assert cluster.calls == []
+
+
+# submit: what it renders
+
+
+def test_a_dry_run_prints_everything_and_asks_no_cluster(cluster: Cluster) -> None:
+    arguments = ("submit", "multi-worker", "--name", "demo", "--namespace", "1e3", "--dry-run")
+    result = cluster.run(*arguments)
+    assert result.returncode == 0, result.stderr
+    objects = list(yaml.safe_load_all(result.stdout))
+    assert {o["kind"] for o in objects} == {
+        *("ConfigMap", "Deployment", "Job", "NetworkPolicy"),
+        *("PersistentVolumeClaim", "Service", "ServiceAccount"),
+    }
+    assert {o["metadata"]["namespace"] for o in objects} == {"1e3"}
+    assert "default-run" not in result.stdout
+    assert 'namespace: "1e3"' in result.stdout  # to kubectl's reader it is a number else
+    assert cluster.calls == []
+
+
+def test_flags_reach_absl_exactly_as_they_were_given(tmp_path) -> None:
+    given = {
+        "plain": "5",
+        "spaces": "  two  words",
+        "equals": "a=b=c",
+        "quotes": """it's "quoted" \\ `here` $HOME ${HOME} $(pwd)""",
+        "yaml": "{a: [b]} # & * ! | > %",
+        "unicode": "Größe ½",
+        "empty": "",
+        "dashes": "--looks=like a flag",
+        "negative": "-1",
+        "apart": "value",
+    }
+    arguments = [f"--{name}={value}" for name, value in given.items() if name != "apart"]
+    objects = dry_run(
+        "cpu", "--name", "demo", "--", *arguments, "--apart", "value", "--switch", "--noother"
+    )
+
+    values = absl_flags.FlagValues()
+    for name in ["model_dir", *given]:
+        absl_flags.DEFINE_string(name, None, name, flag_values=values)
+    for name in ("switch", "other"):
+        absl_flags.DEFINE_boolean(name, None, name, flag_values=values)
+    file = tmp_path / "run.flags"
+    file.write_text(one(objects, "ConfigMap")["data"]["run.flags"])
+    assert values(["program", f"--flagfile={file}"]) == ["program"]
+    assert {name: values[name].value for name in given} == given
+    assert values["model_dir"].value == "/outputs/demo"
+    assert (values["switch"].value, values["other"].value) == (True, False)
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["registry.example:5000/team/digits:1.2", "digits", f"r.example/digits@sha256:{'a' * 64}"],
+)
+def test_the_image_is_that_of_every_container(image: str) -> None:
+    objects = dry_run("gpu", "--name", "demo", "--image", image)
+    templates = [
+        o["spec"]["template"]["spec"] for o in objects if o["kind"] in ("Job", "Deployment")
+    ]
+    assert [c["image"] for spec in templates for c in spec["containers"]] == [image, image]
+
+
+def test_without_a_name_a_run_is_called_after_its_overlay_and_the_time() -> None:
+    job = one(dry_run("multi-gpu"), "Job")
+    assert re.fullmatch(r"multi-gpu-\d{8}-\d{6}", job["metadata"]["name"])
+
+
+def test_an_overlay_of_ones_own_is_found_by_its_name(tmp_path) -> None:
+    for directory in ("k8s", "scripts"):
+        shutil.copytree(ROOT / directory, tmp_path / directory)
+    own = tmp_path / "k8s/overlays/mine"
+    own.mkdir()
+    (own / "kustomization.yaml").write_text(
+        "resources: [../multi-worker]\n"
+        "components: [../../components/spot, ../../components/kueue]\n"
+        "images: [{name: number-recognition, newName: mine}]\n"
+    )
+    script = tmp_path / "scripts/cluster.py"
+    arguments = ("--name", "demo", "--dry-run", "--workers", "4", "--image", "other:1")
+    text = subprocess.run(
+        [sys.executable, script, "submit", "mine", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    job = one(list(yaml.safe_load_all(text)), "Job")
+    assert job["spec"]["suspend"] is True
+    assert job["spec"]["completions"] == 4
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "other:1"
+
+
+# submit: what it sends
+
+
+def test_what_is_sent_is_what_a_dry_run_prints(cluster: Cluster) -> None:
+    result = cluster.run("submit", "multi-worker", "--name", "demo", "--", "--epochs", "5")
+    assert result.returncode == 0, result.stderr
+    assert cluster.applied == dry_run("multi-worker", "--name", "demo", "--", "--epochs", "5")
+    assert "scripts/cluster.py collect demo DIR" in result.stdout
+
+
+def test_a_run_that_exists_is_left_alone(cluster: Cluster) -> None:
+    cluster.on("^get job demo", job())
+    result = cluster.run("submit", "--name", "demo")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: run 'demo' exists already")
+    assert not any("apply" in call for call in cluster.calls)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "modes", "warned"),
+    [
+        ("cpu", ["ReadWriteOnce"], False),
+        ("multi-worker", ["ReadWriteOnce"], True),
+        ("multi-worker", ["ReadWriteOnce", "ReadWriteMany"], False),
+    ],
+)
+def test_a_volume_claim_that_exists_is_left_alone(overlay, modes, warned, cluster) -> None:
+    cluster.on("^get persistentvolumeclaim", {"spec": {"accessModes": modes}})
+    result = cluster.run("submit", overlay, "--name", "demo")
+    assert result.returncode == 0, result.stderr
+    assert ("warning: the volume claim" in result.stderr) is warned
+    expected = [o for o in dry_run(overlay, "--name", "demo") if o["kind"] != CLAIM_KIND]
+    assert cluster.applied == expected
+
+
+CLAIM_KIND = "PersistentVolumeClaim"
+
+
+def test_every_question_names_the_namespace(cluster: Cluster) -> None:
+    result = cluster.run("submit", "--name", "demo", "--namespace", "digits")
+    assert result.returncode == 0, result.stderr
+    asked = [call for call in cluster.calls if not call.startswith("version")]
+    assert len(asked) == 3
+    assert all(call.startswith("--namespace digits ") for call in asked)
+
+
+def test_a_refusal_of_the_cluster_ends_a_submission(cluster: Cluster) -> None:
+    cluster.on("apply", code=1, err="Error from server (Forbidden): no\n")
+    result = cluster.run("submit", "--name", "demo", "--follow")
+    assert result.returncode == 1
+    assert "Forbidden" in result.stderr
+    assert "Submitted" not in result.stdout
+
+
+# follow
+
+
+def job(*conditions: tuple[str, str, str], **spec: str) -> dict:
+    """A Job; conditions as type, reason and message."""
+    fields = ("type", "reason", "message")
+    found = [dict(zip(fields, each, strict=True), status="True") for each in conditions]
+    return {"spec": spec, "status": {"conditions": found}}
+
+
+def pod(name: str, phase: str, code: int | None = None, waits: str = "", message: str = "") -> dict:
+    """A pod of the run; those with later letters are younger."""
+    state: dict = {"waiting": {"reason": waits}} if waits else {}
+    if code is not None:
+        state = {"terminated": {"exitCode": code}}
+    status: dict = {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state}]}
+    if message:
+        status["conditions"] = [{"reason": "Unschedulable", "message": message}]
+    created = f"2026-01-01T00:00:0{ord(name[-1]) - ord('a')}Z"
+    return {"metadata": {"name": name, "creationTimestamp": created}, "status": status}
+
+
+def pods(*items: dict) -> dict:
+    return {"kind": "List", "items": items}
+
+
+RUNS, COMPLETE = job(), job(("Complete", "CompletionsReached", ""))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["follow", "demo"], ["submit", "--name", "demo", "--follow"]], ids=lambda a: a[0]
+)
+def test_following_shows_one_log_after_the_other_and_leaves_with_0(arguments, cluster) -> None:
+    if arguments[0] == "submit":
+        cluster.on("^get job demo", times=1)
+    cluster.on("^get job demo", RUNS, times=3).on("^get job demo", COMPLETE)
+    failed, done = pod("demo-a", "Failed", 143), pod("demo-b", "Succeeded", 0)
+    cluster.on("^get pods", pods(pod("demo-a", "Pending", waits="ContainerCreating")), times=1)
+    cluster.on("^get pods", pods(pod("demo-a", "Running")), times=1)
+    cluster.on("^get pods", pods(pod("demo-b", "Pending"), failed), times=1)
+    cluster.on("^get pods", pods(done, failed))
+    cluster.on("^logs .*pod/demo-a", "epoch 1\nsaved\n").on("^logs .*pod/demo-b", "epoch 2\n")
+    cluster.on("^get pod demo-a", failed).on("^get pod demo-b", done)
+    result = cluster.run(*arguments)
+    assert result.returncode == 0, result.stderr
+    shown = result.stdout.splitlines()
+    assert shown[-4:-1] == ["epoch 1", "saved", "epoch 2"]
+    assert "collect demo DIR" in shown[-1]
+    assert result.stderr.splitlines() == [
+        "pod/demo-a waits: ContainerCreating",
+        "pod/demo-a ended with 143",
+        "pod/demo-b waits",
+    ]
+    selectors = {call.split()[3] for call in cluster.calls if call.startswith("get pods")}
+    assert selectors == {"batch.kubernetes.io/job-name=demo"}
+
+
+def test_following_several_workers_shows_the_chief_alone(cluster: Cluster) -> None:
+    cluster.on("^get job demo", COMPLETE | {"spec": {"completionMode": "Indexed"}})
+    result = cluster.run("follow", "demo")
+    assert result.returncode == 0, result.stderr
+    (asked,) = [call for call in cluster.calls if call.startswith("get pods")]
+    assert "batch.kubernetes.io/job-name=demo,batch.kubernetes.io/job-completion-index=0" in asked
+
+
+def test_a_log_that_was_cut_off_is_taken_up_where_it_was(cluster: Cluster) -> None:
+    cluster.on("^get job demo", RUNS, times=1).on("^get job demo", COMPLETE)
+    cluster.on("^get pods", pods(pod("demo-a", "Running")))
+    cluster.on("^logs .*--since-time=2.*pod/demo-a", "epoch 2\n")
+    cluster.on("^logs .*pod/demo-a", "epoch 1\n", err="connection lost\n", code=1, times=1)
+    cluster.on("^get pod demo-a", pod("demo-a", "Running"), times=1)
+    cluster.on("^get pod demo-a", pod("demo-a", "Succeeded", 0))
+    result = cluster.run("follow", "demo")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[:2] == ["epoch 1", "epoch 2"]
+
+
+BACKOFF = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
+DEADLINE = ("DeadlineExceeded", "Job was active longer than specified deadline")
+POLICY = (
+    "PodFailurePolicy",
+    "Container trainer for pod x/demo-1 failed with exit code 3 matching FailJob rule at index 0",
+)
+
+
+@pytest.mark.parametrize(
+    ("condition", "last_exit", "code"),
+    [
+        (POLICY, 138, 3),  # 138 is the chief's, when another worker found the data wrong
+        (BACKOFF, 1, 1),
+        (BACKOFF, 137, 137),
+        (DEADLINE, 143, 143),
+        (DEADLINE, None, 1),
+        (DEADLINE, 0, 1),
+    ],
+)
+def test_a_failed_job_leaves_its_exit_code_and_reason(condition, last_exit, code, cluster) -> None:
+    cluster.on("^get job demo", job(("FailureTarget", *condition), ("Failed", *condition)))
+    ended = pod("demo-a", "Failed", last_exit)
+    cluster.on("^get pods", pods(ended)).on("^get pod demo-a", ended)
+    result = cluster.run("follow", "demo")
+    assert result.returncode == code
+    assert result.stderr.splitlines()[-1] == f"error: run 'demo' failed: {': '.join(condition)}"
+
+
+@pytest.mark.parametrize(
+    ("state", "waiting", "line"),
+    [
+        (RUNS, [pod("demo-a", "Pending", message="0/3 nodes fit")], "pod/demo-a waits: 0/3 nodes"),
+        (job(("Suspended", "JobSuspended", "")), [], "run 'demo' is suspended"),
+    ],
+)
+def test_what_a_run_waits_for_is_printed_once(state, waiting, line, cluster) -> None:
+    cluster.on("^get job demo", state, times=3).on("^get job demo", COMPLETE)
+    cluster.on("^get pods", pods(*waiting))
+    result = cluster.run("follow", "demo")
+    assert result.returncode == 0
+    assert result.stderr.startswith(line)
+    assert result.stderr.count("\n") == 1
+
+
+def test_following_survives_a_cluster_that_is_away_for_a_moment_but_not_for_good(
+    cluster: Cluster,
+) -> None:
+    cluster.on("^get job demo", code=1, err="timeout\n", times=5)
+    cluster.on("^get job demo", RUNS, times=1)
+    cluster.on("^get job demo", code=1, err="refused\n")
+    result = cluster.run("follow", "demo")
+    assert result.returncode == 1
+    assert (result.stderr.count("timeout"), result.stderr.count("refused")) == (5, 10)
+    assert result.stderr.splitlines()[-1].startswith("error: run 'demo' cannot be seen")
+
+
+def test_a_run_that_is_not_there_cannot_be_followed(cluster: Cluster) -> None:
+    result = cluster.run("follow", "demo")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: no run 'demo'")
+
+
+def test_ctrl_c_ends_the_following_and_not_the_run(cluster: Cluster) -> None:
+    cluster.on("^get job demo", RUNS).on("^get pods", pods(pod("demo-a", "Running")))
+    cluster.on("^logs", "epoch 1\n", sleep=600)
+    process = cluster.start("follow", "demo")
+    wait_until(lambda: any(call.startswith("logs") for call in cluster.calls), "the log is shown")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert "`follow demo` shows it again" in err
+    assert not any("delete" in call for call in cluster.calls)
+
+
+# monitor
+
+
+def test_monitor_prints_the_address_once_it_is_forwarded(cluster: Cluster) -> None:
+    cluster.on("^get deployment", BOARD)
+    text = "Forwarding from 127.0.0.1:7000 -> 6006\nForwarding from [::1]:7000 -> 6006\n"
+    cluster.on("port-forward", text)
+    result = cluster.run("monitor", "--port", "7000")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("http://localhost:7000/") == 1
+    assert cluster.calls[-1] == "port-forward service/number-recognition-tensorboard 7000:6006"
+
+
+def test_monitor_without_a_run_says_what_to_do(cluster: Cluster) -> None:
+    result = cluster.run("monitor")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: no TensorBoard in this namespace")
+
+
+def test_monitor_fails_when_the_port_is_taken(cluster: Cluster) -> None:
+    cluster.on("^get deployment", BOARD)
+    cluster.on("port-forward", code=1, err="unable to listen on port 6006\n")
+    result = cluster.run("monitor")
+    assert result.returncode == 1
+    assert "unable to listen" in result.stderr
+
+
+# collect
+
+BOARD = {"spec": {"template": {"spec": {"containers": [{"image": "registry.example/digits:1"}]}}}}
+
+
+@pytest.fixture
+def finished(cluster: Cluster) -> Cluster:
+    """A cluster on whose volume a run `demo` is finished; `young` and `nearly` are not."""
+    cluster.on("^get deployment", BOARD)
+    for run, metrics in (("demo", "true"), ("nearly", "false"), ("young", None)):
+        directory = cluster.directory / "outputs" / run
+        (directory / "saved_model/7").mkdir(parents=True)
+        (directory / "saved_model/7/saved_model.pb").write_bytes(b"\0\1\2")
+        if metrics:
+            (directory / "metrics.json").write_text(f'{{\n  "finished": {metrics}\n}}\n')
+    return cluster
+
+
+def test_collect_copies_a_finished_run_and_removes_its_pod(finished: Cluster, tmp_path) -> None:
+    directory = tmp_path / "a new/place"
+    result = finished.run("collect", "demo", str(directory))
+    assert result.returncode == 0, result.stderr
+    assert (directory / "saved_model/7/saved_model.pb").read_bytes() == b"\0\1\2"
+    assert (directory / "metrics.json").exists()
+    assert [path.name for path in directory.parent.iterdir()] == ["place"]
+    (pod,) = finished.applied
+    assert pod["metadata"]["name"].startswith("collector-demo-")
+    assert pod["spec"]["containers"][0]["image"] == "registry.example/digits:1"
+    assert finished.calls[-1].startswith(f"delete pod {pod['metadata']['name']} ")
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ("young", "run 'young' has not finished"),
+        ("nearly", "run 'nearly' has not finished"),
+        ("nobody", "no run 'nobody' on the volume; there are: demo nearly young"),
+    ],
+)
+def test_collect_copies_nothing_but_a_finished_run(run, words, finished, tmp_path) -> None:
+    result = finished.run("collect", run, str(tmp_path / "new"))
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {words}")
+    assert not (tmp_path / "new").exists()
+    assert finished.calls[-1].startswith("delete pod collector-")
+
+
+@pytest.mark.parametrize(
+    "reading",
+    ['"$tar" "$@" | head -c 1000; exit 1', '"$tar" "$@" | head -c 1000', "$tar --exclude=*.pb $*"],
+    ids=["cut", "cut in a file and called a success", "cut between files and called a success"],
+)
+def test_a_copy_that_breaks_off_leaves_nothing(reading: str, finished: Cluster, tmp_path) -> None:
+    replace_tar(finished, f'case "$*" in *-cf*) {reading}; exit ;; esac; exec $tar "$@"')
+    result = finished.run("collect", "demo", str(tmp_path / "new"))
+    assert result.returncode == 1
+    assert "Copied" not in result.stdout
+    assert not list(tmp_path.glob("new*"))
+    assert finished.calls[-1].startswith("delete pod collector-")
+
+
+def test_a_copy_has_its_name_only_once_it_is_whole(finished: Cluster, tmp_path) -> None:
+    """Also if it is killed: looked at when everything has been copied."""
+    new = tmp_path / "new"
+    replace_tar(finished, f'$tar "$@" && [ ! -e {new} ]')
+    result = finished.run("collect", "demo", str(new))
+    assert result.returncode == 0, result.stderr
+    assert (new / "metrics.json").exists()
+
+
+def replace_tar(cluster: Cluster, script: str) -> None:
+    """Puts a script on the way to tar, which is `$tar` there."""
+    tar = cluster.directory / "bin/tar"
+    tar.write_text(f"#!/bin/sh\ntar={shutil.which('tar')}\n{script}\n")
+    tar.chmod(0o755)
+
+
+def test_collect_ends_when_its_pod_does_not_start(finished: Cluster, tmp_path) -> None:
+    finished.on("^wait", code=1, err="timed out\n")
+    result = finished.run("collect", "demo", str(tmp_path / "new"))
+    assert result.returncode == 1
+    assert "error: the volume cannot be read" in result.stderr
+    assert finished.calls[-1].startswith("delete pod collector-")
+
+
+def test_collect_where_nothing_was_submitted_says_so(cluster: Cluster, tmp_path) -> None:
+    result = cluster.run("collect", "demo", str(tmp_path / "new"))
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: no run 'demo': nothing was ever submitted")
+
+
+# clean
+
+
+def test_clean_removes_what_carries_the_runs_name_and_nothing_shared(cluster: Cluster) -> None:
+    cluster.on("^get jobs", "job.batch/demo\n")
+    result = cluster.run("clean", "demo")
+    assert result.returncode == 0, result.stderr
+    (delete,) = [call for call in cluster.calls if call.startswith("delete")]
+    _, kinds, _, selector, *_ = delete.split()
+    wanted = dict(pair.split("=") for pair in selector.split(","))
+    for o in dry_run("multi-worker", "--name", "demo"):
+        labels = o["metadata"]["labels"]
+        shared = labels["app.kubernetes.io/component"] in ("storage", "tensorboard")
+        assert (wanted.items() <= labels.items()) is not shared
+        kind = o["kind"].lower()
+        assert shared or re.sub("y$", "ie", kind) + "s" in kinds.split(",")
+
+
+def test_clean_of_an_unknown_run_says_so(cluster: Cluster) -> None:
+    result = cluster.run("clean", "demo")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: no run 'demo' in this namespace")
+    assert not any(call.startswith("delete") for call in cluster.calls)
