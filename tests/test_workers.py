@@ -106,8 +106,9 @@ def test_two_workers_that_are_stopped_killed_and_started_again_equal_two_devices
         workers.start(0)
         workers.start(1)
         trains(directory, saved)
-        workers.send(0, signal.SIGKILL)
+        workers.send(0, signal.SIGSTOP)
         lost_named(workers, 0, 1)
+        workers.send(0, signal.SIGKILL)
         workers.left(0)
 
         (directory / ".partial-0123abcd-metrics.json").touch()  # as a killed chief may leave
@@ -273,14 +274,9 @@ def test_each_worker_stops_at_the_same_step_on_ctrl_c(
     assert int(step.replace(",", "")) == steps(directory)[0] >= before
 
 
-@pytest.mark.parametrize(
-    ("number", "lost"),
-    [
-        (signal.SIGSTOP, 0),
-        pytest.param(signal.SIGSTOP, 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, 1, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("lost", [0, 1])
 def test_a_worker_that_is_killed_or_frozen_is_named_by_all_others(
     number: signal.Signals, lost: int, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -6,8 +6,10 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from trainer.cluster.environment import Cluster
 from trainer.cluster.rendezvous import differences
@@ -31,29 +33,28 @@ class Agreement:
     def __init__(self, devices: Devices):
         self._tf = import_tensorflow()
         self._strategy, self._cluster = devices.strategy, devices.cluster
-        self._first_replicas = [
-            index * len(devices.local_replicas) for index in range(len(devices.cluster.workers))
-        ]
-        self._gather = self._tf.function(self._gather_replicas, autograph=False)
+        self._local_replicas = len(devices.local_replicas)
+        self._sum = self._tf.function(self._sum_over_replicas, autograph=False)
 
-    def _gather_replicas(self, row):
-        copies = self._strategy.run(self._tf.identity, (row,))
-        return self._strategy.gather(copies, axis=0)
+    def _sum_over_replicas(self, value):
+        copies = self._strategy.run(self._tf.identity, (value,))
+        return self._strategy.reduce(self._tf.distribute.ReduceOp.SUM, copies, axis=None)
 
-    def _rows(self, row: list[int]) -> list[list[int]]:
-        """Returns each worker's row of integers; all are of the same length."""
-        if len(self._first_replicas) == 1:
-            return [row]
-        gathered = self._gather(self._tf.constant([row], self._tf.int32)).numpy()
-        return [gathered[replica].tolist() for replica in self._first_replicas]
+    def _rows(self, row: Sequence[int]) -> np.ndarray:
+        """Returns the rows that all workers pass, int64 [workers, n]; all are of one length."""
+        rows = np.zeros((len(self._cluster.workers), len(row)), np.int64)
+        rows[self._cluster.index] = row
+        if len(rows) == 1:
+            return rows
+        return self._sum(self._tf.constant(rows)).numpy() // self._local_replicas
 
     def any_worker(self, here: bool) -> bool:
         """Returns whether `here` is true on any worker."""
-        return any(row[0] for row in self._rows([int(here)]))
+        return bool(self._rows([int(here)]).any())
 
     def from_chief(self, value: int) -> int:
-        """Returns the chief's value, below 2**31."""
-        return self._rows([value])[0][0]
+        """Returns the chief's value."""
+        return int(self._rows([value])[0, 0])
 
     def compare(self, facts: Mapping[str, str]) -> None:
         """Raises `UsageError` on every worker if their facts differ.
@@ -62,7 +63,7 @@ class Agreement:
           facts: what has to be equal on all workers, by the name that a message calls it.
         """
         text = json.dumps(dict(facts)).encode().ljust(_TEXT_LIMIT)
-        texts = [json.loads(bytes(row)) for row in self._rows(list(text))]
+        texts = [json.loads(bytes(row.tolist())) for row in self._rows(list(text))]
         differing = differences(self._cluster, dict(enumerate(texts)))
         if differing:
             raise UsageError(f"{differing}; give a flag that decides it, or start equal machines")
@@ -114,6 +115,8 @@ def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
     lost = set(map(int, _TASK.findall(late) or _TASK.findall(text)[:1]))
     if not lost and "CoordinationService" in text:
         lost = {0}
+    if lost and 0 not in lost and cluster.index not in lost:
+        _report(min(lost))
     time.sleep(_LINGER_S)
     names = ", ".join(cluster.name(index) for index in sorted(lost)) or "another worker"
     if lost == {cluster.index}:
@@ -122,3 +125,17 @@ def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
         f"{names} was lost; progress is in the last checkpoint, and starting all workers again goes"
         " on from it"
     )
+
+
+def _report(task: int) -> None:
+    """Tells the coordination service who was lost, for a worker that is between two collectives.
+
+    It would find this worker gone before the service misses the lost one.
+    """
+    from tensorflow.python.eager import context
+
+    errors = import_tensorflow().errors
+    with contextlib.suppress(errors.OpError, ValueError):  # ValueError: it is not connected yet
+        context.context().report_error_to_cluster(
+            errors.UNAVAILABLE, f"/job:worker/replica:0/task:{task} was lost"
+        )
