@@ -20,6 +20,8 @@ METRICS = {
     **dict.fromkeys(("replicas", "workers"), int),
     **dict.fromkeys(("test_loss", "test_accuracy", "validation_accuracy"), float),
     **dict.fromkeys(("test_calibration_error", "train_seconds", "wall_seconds"), float),
+    "temperature": float,
+    "test_accuracy_interval": list,
     "seconds": dict,
     **dict.fromkeys(("jit_compile", "finished"), bool),
     "resumed_from_step": type(None),

@@ -230,7 +230,7 @@ def test_a_log_has_a_line_an_epoch_and_no_noise(log: tuple[pathlib.Path, str]) -
     epochs = re.findall(r"^epoch (\d)/9  loss [\d.]+  accuracy [\d.]+%", out, re.M)
     assert epochs == list("123456789")
     assert out.startswith("data    mnist: 500 training, 100 validation, 130 test digits")
-    for said in (str(directory), " s in all", "tensorboard --logdir", "python -m trainer.predict"):
+    for said in (str(directory), " s in all", " --logdir ", " -m trainer.predict "):
         assert said in out
     assert not NOISE.search(out)
 
@@ -322,8 +322,8 @@ def test_what_a_killed_process_left_is_cleared_away(
         directory / ".partial-01234567-metrics.json",
         directory / "saved_model" / ".partial-01234567-90" / "variables" / "variables.index",
         curves / f".partial-01234567-{event_file.name}",
-        directory / "checkpoints" / "step-93_temp" / "part-00000-of-00001.index",
-        directory / "checkpoints" / "step-93.data-00000-of-00001.tempstate123",
+        directory / "checkpoints" / ".partial-01234567-step-93_temp" / "part-00000-of-00001.index",
+        directory / "checkpoints" / ".partial-01234567-step-93.index.tempstate123",
     ]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
