@@ -254,7 +254,7 @@ def test_a_damaged_config_json_is_named(
 
 def test_a_damaged_metrics_json_is_named(entry: runs.TaskServer, tmp_path: pathlib.Path) -> None:
     record_run(tmp_path)
-    (tmp_path / "metrics.json").write_text('{"finished": "yes"}')
+    (tmp_path / "metrics.json").write_text('{"finished": tr')
     answer = entry(f"--model_dir={tmp_path}", code=2)
     assert str(tmp_path / "metrics.json") in answer.message
 

@@ -98,14 +98,10 @@ class Plan:
 def make(
     config: Config, examples: int, hardware: Hardware, replicas: int, *, precision: str | None
 ) -> Plan:
-    """Returns the plan of a run.
+    """Returns the plan of a run with a resolved configuration.
 
-    Args:
-      config: resolved.
-      examples: training examples, without those held out.
-      hardware: of each replica.
-      replicas: over all workers.
-      precision: that of a run that is resumed, which goes on in it on any machine.
+    `hardware` is that of each replica, `replicas` their number over all workers. A run that is
+    resumed keeps its `precision` on any machine.
     """
     recipe = RECIPES[config.model]
     per_loop = recipe.steps_per_loop if hardware.kind == "CPU" else GPU_STEPS_PER_LOOP
@@ -147,12 +143,10 @@ def training_examples(config: Config, examples: int) -> int:
 
 
 def resolve_precision(flag: str, hardware: Hardware, *, bfloat16: bool) -> str:
-    """Returns what the layers compute in: as asked for, or what is fast and accurate enough.
+    """Returns what the layers compute in for `--precision=flag`.
 
-    Args:
-      flag: `--precision`.
-      hardware: of each replica.
-      bfloat16: whether the model is as accurate in it.
+    `auto` is half precision where the hardware is fast in it and the model as accurate
+    (`bfloat16`).
     """
     if flag != "auto":
         return flag
@@ -164,17 +158,11 @@ def resolve_precision(flag: str, hardware: Hardware, *, bfloat16: bool) -> str:
 
 
 def resolve_jit_compile(flag: str, hardware: Hardware, replicas: int, *, on_cpu: str) -> str:
-    """Returns what XLA compiles, `loop`, `step` or `off`: as asked for, or what is fast here.
+    """Returns what XLA compiles for `--jit_compile=flag`: `loop`, `step` or `off`.
 
-    With several replicas it is each one's gradient, because XLA cannot compile the sum over them.
-    The answer is the same whether the replicas are devices or workers, so that both end with the
-    same weights.
-
-    Args:
-      flag: `--jit_compile`.
-      hardware: of each replica.
-      replicas: over all workers.
-      on_cpu: what to compile on one CPU, `loop` or `step`.
+    With several replicas it is each one's gradient (`step`), because XLA cannot compile the sum
+    over them. Whether they are devices or workers makes no difference, so that both end with the
+    same weights. `on_cpu` is what the model's recipe compiles on one CPU.
     """
     if flag == "off" or (flag == "auto" and not _xla_is_faster(hardware, on_cpu)):
         return "off"

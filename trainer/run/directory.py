@@ -120,19 +120,25 @@ def read(path: str) -> Recorded:
     Raises:
       UsageError: a record there is damaged.
     """
-    record = _read_json(path, CONFIG, {"config": dict, "resolved": dict, "data": dict})
-    if record is None:
-        return Recorded(State.NEW)
-    valid = {
-        "data.sha256": isinstance(record["data"].get("sha256", {}), dict),
-        "resolved.precision": record["resolved"].get("precision", "float32") in PRECISIONS,
-    }
-    for field in (field for field, holds in valid.items() if not holds):
-        raise _invalid(files.join(path, CONFIG), field)
-    metrics = _read_json(path, METRICS, {"finished": bool, "epochs": int})
-    epochs = metrics["epochs"] if metrics and metrics["finished"] else 0
+    file = files.join(path, CONFIG)
+    try:
+        text = files.read_text(file)
+        if text is None:
+            return Recorded(State.NEW)
+        record = json.loads(text)
+        config, resolved, data = ({**record[name]} for name in ("config", "resolved", "data"))
+        data["sha256"] = {**data.get("sha256", {})}
+        if resolved.get("precision", "float32") not in PRECISIONS:
+            raise ValueError(f"precision is {resolved['precision']}")
+        file = files.join(path, METRICS)
+        metrics = json.loads(files.read_text(file) or "{}")
+        epochs = int(metrics["epochs"]) if metrics.get("finished", False) is True else 0
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(
+            f"{file} cannot be read ({error!r:.100}); move it away or give another --model_dir"
+        ) from None
     state = State.FINISHED if epochs else State.RESUMABLE
-    return Recorded(state, record["config"], record["resolved"], record["data"], epochs)
+    return Recorded(state, config, resolved, data, epochs)
 
 
 def checkpoint_steps(path: str) -> list[int]:
@@ -202,26 +208,3 @@ def _check_writable(path: str, is_chief: bool) -> None:
 def unwritable(path: str, reason: object) -> UsageError:
     """Returns the error for a run directory that cannot be written from the start."""
     return UsageError(f"cannot write to --model_dir={path}: {reason}; give another one")
-
-
-def _read_json(directory: str, name: str, fields: Mapping[str, type]) -> dict[str, Any] | None:
-    path = files.join(directory, name)
-    try:
-        text = files.read_text(path)
-        if text is None:
-            return None
-        record = json.loads(text)
-        if not isinstance(record, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{path} cannot be read: {error}; move it away or give another --model_dir"
-        ) from None
-    for field, kind in fields.items():
-        if not isinstance(record.get(field), kind):
-            raise _invalid(path, field)
-    return record
-
-
-def _invalid(path: str, field: str) -> UsageError:
-    return UsageError(f"{path} has no valid {field!r}; move it away or give another --model_dir")

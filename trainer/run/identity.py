@@ -25,9 +25,7 @@ _COMPUTES = ("config.py", "plan.py", "job.py", "loop.py", "data", "model", "clus
 def fingerprint(config: Config, data_sha256: Mapping[str, str]) -> dict[str, str]:
     """Returns what all workers of a run have to agree in, by the name an error calls it.
 
-    Args:
-      config: resolved, with the data set's real name.
-      data_sha256: of the data set's arrays (`Dataset.sha256`).
+    `data_sha256` is `Dataset.sha256`.
     """
     flags = config.within(Scope.RUN, Scope.PART)
     data = repr(sorted(data_sha256.items())).encode()
@@ -44,11 +42,7 @@ def record(
 ) -> None:
     """Makes the run's directory and writes `config.json`.
 
-    Args:
-      plan: of the run.
-      devices: where it trains.
-      dataset: what it trains on.
-      resolved: what was recorded before, if this process does not train any more.
+    `resolved` is what was recorded before, if this process does not train any more.
     """
     path = plan.config.model_dir
     directory.prepare(path)
