@@ -118,7 +118,7 @@ def _cumulative(digits: tuple[str, ...], shares: tuple[str, ...]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-_ROWS = (line.split(maxsplit=2) for line in GLYPHS.splitlines())
+_ROWS = [line.split(maxsplit=2) for line in GLYPHS.splitlines()]
 _DIGITS, _SHARES, _STROKES = zip(*_ROWS, strict=True)
 _TABLE = _Glyph(*map(_stacked, zip(*map(_compile, _STROKES), strict=True)))
 _CUMULATIVE = _cumulative(_DIGITS, _SHARES)
