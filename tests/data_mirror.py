@@ -15,8 +15,6 @@ import numpy as np
 
 from trainer.data.catalog import FILE_NAMES, File, Published
 
-NOT_A_FILE = b"<html>Log in to this network first</html>"
-
 
 def digits(seed: int, train: int = 12, test: int = 5) -> tuple[np.ndarray, ...]:
     """Returns four arrays as a data set has them, random and different for every seed."""
@@ -62,72 +60,65 @@ def publish(files: dict[str, bytes], mirrors: list[str]) -> Published:
     )
 
 
-class Mirror:
+class Mirror(http.server.ThreadingHTTPServer):
     """A web server on loopback.
 
     `faults` maps a file name to what goes wrong with it: one fault for good, or a list of which
     each request takes one. `gets` are the names requested so far.
     """
 
+    daemon_threads = True
+
     def __init__(self, files: dict[str, bytes]):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/"
         self.files = files
         self.faults: dict[str, str | list[str]] = {}
         self.gets: list[str] = []
         self.release = threading.Event()  # ends what stalls
-        mirror = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, *_: object) -> None:
-                pass
 
-            def do_GET(self) -> None:
-                with contextlib.suppress(ConnectionError):  # the client has left
-                    mirror._answer(self)
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Mirror
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+    def log_message(self, *_: object) -> None:
+        pass
 
-    def close(self) -> None:
-        """Frees what stalls, and stops."""
-        self.release.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-    def _answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
-        name = request.path.rsplit("/", 1)[-1]
-        self.gets.append(name)
-        fault = self.faults.get(name, "")
+    def do_GET(self) -> None:
+        name = self.path.rsplit("/", 1)[-1]
+        self.server.gets.append(name)
+        fault = self.server.faults.get(name, "")
         if isinstance(fault, list):
             fault = fault.pop(0) if fault else ""
         if fault.isdigit():
-            request.send_error(int(fault))
+            self.send_error(int(fault))
             return
-        body = NOT_A_FILE if fault == "html" else self.files[name]
-        request.send_response(302 if fault == "redirect" else 200)
-        request.send_header("Location", self.url + name)  # followed if it is a redirect
-        request.send_header("Content-Length", str(len(body)))
-        if "gzip" in request.headers.get("Accept-Encoding", ""):
-            request.send_header("Content-Encoding", "gzip")
-        request.end_headers()
-        if fault in ("cuts", "stalls"):
-            request.wfile.write(body[: len(body) // 2])
-            if fault == "stalls":
-                self.release.wait()
-            return
-        request.wfile.write(body)
+        body = b"<html>Log in first</html>" if fault == "html" else self.server.files[name]
+        self.send_response(302 if fault == "redirect" else 200)
+        self.send_header("Location", self.server.url + name)  # followed if it is a redirect
+        self.send_header("Content-Length", str(len(body)))
+        if "gzip" in self.headers.get("Accept-Encoding", ""):
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):  # the client has left
+            self.wfile.write(body[: len(body) // 2] if fault in ("cuts", "stalls") else body)
+        if fault == "stalls":
+            self.server.release.wait()
 
 
 @contextlib.contextmanager
 def mirrors(*contents: dict[str, bytes]) -> Iterator[list[Mirror]]:
     """Runs one mirror for each set of files."""
     running = [Mirror(files) for files in contents]
+    for mirror in running:
+        threading.Thread(target=mirror.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield running
     finally:
         for mirror in running:
-            mirror.close()
+            mirror.release.set()
+            mirror.shutdown()
+            mirror.server_close()
 
 
 def closed_port() -> str:

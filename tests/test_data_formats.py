@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import io
 import pathlib
+import pickle
 import struct
 import subprocess
 import sys
@@ -45,13 +46,16 @@ def flipped(content: bytes, index: int) -> bytes:
     return content[:index] + bytes([content[index] ^ 0xFF]) + content[index + 1 :]
 
 
-@pytest.mark.parametrize(("pack", "suffix"), [(bytes, ""), (gzip.compress, ".gz")])
-def test_images_and_labels_come_back_as_written(tmp_path, pack, suffix):
+def test_arrays_come_back_as_written(tmp_path):
     for array, shape in ((IMAGES, SHAPE), (LABELS, ())):
-        path = written(tmp_path / f"file{suffix}", pack(idx_bytes(array)))
-        found = idx.read(path, shape)
-        assert found.dtype == np.uint8
-        np.testing.assert_array_equal(found, array)
+        for pack, name in ((bytes, "file"), (gzip.compress, "file.gz")):
+            found = idx.read(written(tmp_path / name, pack(idx_bytes(array))), shape)
+            assert found.dtype == np.uint8
+            np.testing.assert_array_equal(found, array)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "mnist.npz", **dict(zip(npz.MEMBERS, digits(2), strict=True)))
+        for found, saved in zip(npz.read(tmp_path / "mnist.npz"), digits(2), strict=True):
+            np.testing.assert_array_equal(found, saved)
 
 
 DEFECTIVE = [
@@ -88,13 +92,6 @@ def test_defective_images_are_refused_in_one_line(tmp_path, name, contents):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_an_archive_comes_back_as_saved(tmp_path, save):
-    save(tmp_path / "mnist.npz", **dict(zip(npz.MEMBERS, digits(2), strict=True)))
-    for found, saved in zip(npz.read(tmp_path / "mnist.npz"), digits(2), strict=True):
-        np.testing.assert_array_equal(found, saved)
-
-
 def npy(shape: tuple[int, ...], data: bytes, descr: str = "|u1") -> bytes:
     content = io.BytesIO()
     header = {"descr": descr, "fortran_order": False, "shape": shape}
@@ -112,19 +109,21 @@ def archive(x_train: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     return content.getvalue()
 
 
-SOUND = archive(npy((12, 28, 28), bytes(12 * 784)))
+MEMBER = npy((12, 28, 28), bytes(12 * 784))
+SOUND = archive(MEMBER)
 HOSTILE_ARCHIVES = [
     b"",
     b"not a zip file",
     npy((2,), b"ab"),  # an array, and no archive
     archive(b"not an array"),
     archive(b"\x93NUMPY\x01\x00\x10\x00((((((((((((((((" + bytes(100)),
-    archive(b"\x93NUMPY\x02\x00\x00\x00\x00\x10" + bytes(200_000_000)),
+    archive(b"\x93NUMPY\x02\x00\x00\x00\x00\x10" + bytes(1000)),
     archive(npy((12, 28, 28), bytes(100))),
     archive(npy((10**15, 28, 28), b"")),
     archive(npy((1_000_000_000,), bytes(1_000_000), "|V1000")),
-    archive(npy((1,), bytes(8), "|O")),
-    archive(npy((12, 28, 28), bytes(12 * 784)), zipfile.ZIP_LZMA),
+    archive(npy((2,), pickle.dumps(np.array([None, {}])), "|O")),
+    archive(MEMBER, zipfile.ZIP_LZMA),
+    SOUND.replace(struct.pack("<I", len(MEMBER)), struct.pack("<I", 2 << 30)),
     SOUND.replace(b"x_test.npy", b"x_best.npy"),
     SOUND[:-300],
     flipped(SOUND, 60),
@@ -139,27 +138,26 @@ def test_a_hostile_archive_is_refused_in_one_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_hostile_files_cost_no_memory(tmp_path):
     files = [
-        written(tmp_path / "more.gz", gzip.compress(IMAGE_FILE + bytes(400_000_000), 1)),
+        written(tmp_path / "more.gz", gzip.compress(IMAGE_FILE + bytes(200_000_000), 1)),
         written(tmp_path / "less.gz", gzip.compress(stating(1_300_000))),
         written(tmp_path / "plain", stating(1_300_000)),
         *(written(tmp_path / f"{i}.npz", file) for i, file in enumerate(HOSTILE_ARCHIVES)),
     ]
     program = (
-        "import resource, sys; from trainer.data import idx, npz\n"
+        "import re, sys; from trainer.data import idx, npz\n"
         "from trainer.errors import DataError\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+        "before = peak()\n"
         "for path in sys.argv[1:]:\n"
         "    try: npz.read(path) if path.endswith('npz') else idx.read(path, (28, 28))\n"
         "    except DataError: pass\n"
-        "    else: sys.exit(f'{path} is read')\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        "print(peak() - before)"
     )
-    unit = 1 if sys.platform == "darwin" else 1024
     done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) * unit < 50_000_000
+    assert int(done.stdout) < 50_000, done.stderr  # kB
 
 
 @EXAMPLES

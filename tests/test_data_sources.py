@@ -125,21 +125,18 @@ def test_a_defect_in_a_place_that_was_named_is_an_error(machine, name, by, defec
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_an_archive_of_other_arrays_is_refused(machine):
+    for changes in (
         {"x_train": np.zeros((12, 28, 28), np.float32)},
         {"x_train": np.zeros((12, 784), np.uint8)},
         {"x_test": np.zeros((0, 28, 28), np.uint8), "y_test": np.zeros(0, np.uint8)},
         {"x_test": np.uint8(7)},
         {"y_train": np.zeros(12, np.int64)},
         {"y_train": np.zeros((12, 1), np.uint8)},
-    ],
-)
-def test_an_archive_of_other_arrays_is_refused(machine, changes):
-    save_npz(machine / "named", 1, **changes)
-    with pytest.raises(DataError, match=str(machine / "named" / "mnist.npz")):
-        load(machine, "mnist", machine / "named")
+    ):
+        save_npz(machine / "named", 1, **changes)
+        with pytest.raises(DataError, match=str(machine / "named" / "mnist.npz")):
+            load(machine, "mnist", machine / "named")
 
 
 def test_a_defective_cache_is_passed_over_with_one_line_and_then_replaced(machine):
@@ -167,19 +164,12 @@ def test_fashion_mnist_has_its_own_places(machine, mnist_dir):
         load(machine, "fashion_mnist", mnist_dir)
 
 
-@pytest.mark.parametrize(
-    ("environ", "error"),
-    [
-        ({"HOME": ""}, DataError),
-        ({"HOME": "", "XDG_CACHE_HOME": "not/absolute"}, DataError),
-        ({"HOME": "/dev/null"}, DataError),
-        ({}, NetworkError),
-    ],
-)
-def test_an_error_without_a_download_says_what_to_do(machine, environ, error):
-    with pytest.raises(error, match=r"--data_dir.*MNIST_DATA_DIR.*--dataset=synthetic") as caught:
-        load(machine, **environ)
-    assert "\n" not in str(caught.value)
+def test_an_error_without_a_download_says_what_to_do(machine):
+    no_place = [{"HOME": ""}, {"HOME": "", "XDG_CACHE_HOME": "relative"}, {"HOME": "/dev/null"}]
+    for environ, error in (({}, NetworkError), *((environ, DataError) for environ in no_place)):
+        with pytest.raises(error, match=r"--data_dir.*--dataset=synthetic") as caught:
+            load(machine, **environ)
+        assert "\n" not in str(caught.value)
 
 
 def test_auto_falls_back_to_synthetic_digits_with_a_warning_that_stands_out(machine):
@@ -194,10 +184,8 @@ def test_auto_falls_back_to_synthetic_digits_with_a_warning_that_stands_out(mach
 def test_the_real_files_are_mnist(mnist_dir):
     dataset = trainer.data.load("mnist", str(mnist_dir))
     assert dataset.train_images.shape == (60_000, 28, 28)
-    # Digits of each class, as counted in many descriptions of MNIST.
-    assert np.bincount(dataset.test_labels).tolist() == [
-        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009,
-    ]  # fmt: skip
+    # Zeros, ones and twos of the test set, as counted in many descriptions of MNIST.
+    assert np.bincount(dataset.test_labels)[:3].tolist() == [980, 1135, 1032]
 
 
 def test_the_command_fetches_only_what_a_directory_lacks_and_reports_each_file(tmp_path):

@@ -21,10 +21,8 @@ def fetch_and_check(
 ) -> list[str]:
     """Downloads what a directory lacks of a data set, and reads all of it as training does.
 
-    A file that is there is never replaced: it may be somebody's own digits.
-
-    Returns:
-      The report: a line for each file and a closing line.
+    A file that is there is never replaced: it may be somebody's own digits. Returns a report: a
+    line for each file and a closing line.
 
     Raises:
       UsageError: the directory cannot be made or written.

@@ -39,17 +39,11 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """A data set on the web.
-
-    Attributes:
-      title: its name for people.
-      files: in the order of `FILE_NAMES`.
-      mirrors: base URLs with the closing slash.
-    """
+    """A data set on the web: its files are in the order of `FILE_NAMES`."""
 
     title: str
     files: tuple[File, ...]
-    mirrors: tuple[str, ...]
+    mirrors: tuple[str, ...]  # base URLs with the closing slash, in the order to try them
 
 
 def _files(*facts: tuple[int, str]) -> tuple[File, ...]:

@@ -21,10 +21,10 @@ IMAGE_SHAPE = (28, 28)
 def find(
     name: str, data_dir: str | None, environ: Mapping[str, str], notify: Callable[[str], None]
 ) -> tuple[Arrays, str] | None:
-    """Reads a data set from the place that a person named, or else from the first sound cache.
+    """Reads a data set from the place that was named, or else from the first sound cache.
 
-    Returns the arrays and the path they were read from, or None if no place was named and no cache
-    has them. Raises `DataError` if the place that was named is missing, incomplete or defective.
+    Returns the arrays and their path, or None if no place was named and no cache has them. Raises
+    `DataError` if the place that was named is missing, incomplete or defective.
     """
     variable = f"{name.upper()}_DATA_DIR"
     if data_dir is not None:

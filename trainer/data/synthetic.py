@@ -51,24 +51,19 @@ def _draw_block(stream: tuple[int, int], block: int) -> tuple[np.ndarray, np.nda
 
 
 def _bell(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Bell-shaped random numbers, mean 0, deviation 1, never beyond 3: a sum of three uniform ones.
-
-    Not `rng.normal`, whose algorithm and logarithm may differ between versions and processors.
-    """
+    """Sums of three uniform random numbers: mean 0, deviation 1, never beyond 3."""
+    # Not `rng.normal`: its algorithm and logarithm may differ between versions and processors.
     uniform = rng.random((3, *shape))
     return 2 * (uniform[0] + uniform[1] + uniform[2]) - 3
 
 
 class _Glyph(NamedTuple):
-    """A way of writing a digit.
-
-    Every place on its path is a weighted sum of four control points, its taps.
-    """
+    """A way of writing a digit: each place on its path is a weighted sum of four control points."""
 
     control: np.ndarray  # float [controls, 2], in units of the digit's height, around 0
     stroke: np.ndarray  # int [controls], the stroke a control point belongs to
     end: np.ndarray  # float [controls], 1 where a stroke starts or ends, else 0
-    taps: np.ndarray  # int [POINTS, 4]
+    taps: np.ndarray  # int [POINTS, 4], the four control points of a place
     weights: np.ndarray  # float [POINTS, 4]
 
 
@@ -123,7 +118,7 @@ def _cumulative(digits: tuple[str, ...], shares: tuple[str, ...]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-_ROWS = (line.split(maxsplit=2) for line in GLYPHS.splitlines())
+_ROWS = [line.split(maxsplit=2) for line in GLYPHS.splitlines()]
 _DIGITS, _SHARES, _STROKES = zip(*_ROWS, strict=True)
 _TABLE = _Glyph(*map(_stacked, zip(*map(_compile, _STROKES), strict=True)))
 _CUMULATIVE = _cumulative(_DIGITS, _SHARES)
@@ -174,10 +169,7 @@ def _pen_radii(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def _place(points: np.ndarray, radii: np.ndarray) -> np.ndarray:
-    """Scales the digits with their ink to `DIGIT` pixels and fits them to the pixels, as in MNIST.
-
-    Pixels 4 to 23 hold the longest side; `_centre` moves it by whole pixels.
-    """
+    """Scales digits with their ink to `DIGIT` pixels; pixels 4 to 23 hold the longest side."""
     scale = (DIGIT - 2 * radii.max(1)) / (points.max(1) - points.min(1)).max(1)
     points = points * scale[:, None, None]
     margin = (FIELD - 1 - DIGIT) / 2
