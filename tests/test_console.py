@@ -2,7 +2,6 @@
 
 import io
 import os
-import pathlib
 import pty
 
 import pytest
@@ -49,24 +48,20 @@ def test_a_log_gets_lines_only_and_a_quiet_one_warnings_only(quiet: bool, printe
     assert (out.getvalue(), err.getvalue()) == (printed, "two\n")
 
 
-def test_a_reader_that_leaves_does_not_end_the_run() -> None:
-    read, written = os.pipe()
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("reason", ["its reader has left", "the disk is full"])
+def test_output_that_cannot_be_written_does_not_end_the_run(reason: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    number = writer if reason == "its reader has left" else os.open("/dev/full", os.O_WRONLY)
     err = io.StringIO()
-    console = Console(out=os.fdopen(written, "w", closefd=False), err=err)
-    console.line("read")
-    os.close(read)
+    out = os.fdopen(number, "w", closefd=False)
+    console = Console(out=out, err=err)
     console.line("not read")
     console.line("nor this")
     console.warn("but this")
     assert err.getvalue() == "but this\n"
-
-
-@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_log_on_a_full_disk_does_not_end_the_run() -> None:
-    full = os.fdopen(os.open("/dev/full", os.O_WRONLY), "w", closefd=False)
-    console = Console(out=full, err=full)
-    console.line("lost")
-    console.warn("lost")
+    Console(out=out, err=out).warn("lost")
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,13 @@ def test_what_is_written_is_read_back(place: str) -> None:
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(place: str) -> None:
     path = files.join(place, "a.txt")
     files.write_text(path, "old")
+
+    def write(temporary: str) -> None:
+        files.write_text(temporary, "half")
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError), files.replacing(path) as temporary:
-        files.write_text(temporary, str(1 / 0))
+        write(temporary)
     assert files.read_text(path) == "old"
     assert files.names_in(place) == ["a.txt"]
 

@@ -74,15 +74,6 @@ def test_a_run_that_never_began_leaves_nothing(tmp_path: pathlib.Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_lock_that_is_a_link_is_not_followed(tmp_path: pathlib.Path) -> None:
-    mine = tmp_path / "mine"
-    mine.write_text("content")
-    (tmp_path / lock.NAME).symlink_to(mine)
-    with pytest.raises(UsageError, match="cannot write"), lock.held(str(tmp_path)):
-        pass
-    assert mine.read_text() == "content"
-
-
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
 def test_a_file_system_without_locks_is_used_without(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, number: int

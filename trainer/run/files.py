@@ -56,9 +56,10 @@ def make_directory(path: str) -> None:
 
 def names_in(directory: str) -> list[str]:
     """Returns the names in `directory`, sorted; none if it does not exist."""
-    if not _io(directory).isdir(directory):
-        return []
-    return sorted(name.rstrip("/") for name in _io(directory).listdir(directory))
+    with contextlib.suppress(FileNotFoundError):
+        if is_local(directory) or exists(directory):
+            return sorted(name.rstrip("/") for name in _io(directory).listdir(directory))
+    return []
 
 
 def exists(path: str) -> bool:
