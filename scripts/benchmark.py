@@ -499,9 +499,7 @@ def operations(model: keras.Model) -> int:
     """
     count = 0
     for layer in model.layers:
-        if hasattr(layer, "members"):
-            count += sum(map(operations, layer.members))
-        elif hasattr(layer, "kernel"):
+        if hasattr(layer, "kernel"):
             places = int(np.prod(layer.output.shape[1:-1]))
             products = 2 * places * int(np.prod(layer.kernel.shape))
             count += products * (3 if count else 2)
@@ -639,18 +637,17 @@ def pipeline(record: Record) -> None:
 
     mnist = data.load("mnist")
     for augment in AUGMENTATIONS:
-        batches = iter(
-            of_trainer.training_batches(
-                mnist.train_images,
-                mnist.train_labels,
-                global_batch_size=128,
-                seed=1,
-                augment=augment,
-                first_step=0,
-                last_step=100_000,
-                steps_per_loop=100,
-            )
+        [dataset] = of_trainer.training_batches(
+            mnist.train_images,
+            mnist.train_labels,
+            global_batch_size=128,
+            seed=1,
+            augment=augment,
+            first_step=0,
+            last_step=100_000,
+            steps_per_loop=100,
         )
+        batches = iter(dataset)
         next(batches)
         times = []
         for _ in range(20):

@@ -17,10 +17,8 @@ import pytest
 import runs
 import tensorflow as tf
 from faults import bench, rot, table
+from training import config, trainer
 
-from trainer.cluster.devices import Cluster, Devices
-from trainer.config import Config
-from trainer.model.trainer import Trainer
 from trainer.run import checkpoints, files
 
 FLIPS = 60
@@ -121,15 +119,13 @@ def test_whatever_happens_to_a_file_of_a_checkpoint_what_comes_back_was_saved(
 
 def test_an_overflow_that_no_loss_scale_mends_stops_the_run() -> None:
     """In float16, a finite loss whose gradient is beyond 65504 even where the scale is 1."""
-    settings = Config(batch_size=1, augment="none", label_smoothing=0.0).resolved()
-    devices = Devices(tf.distribute.OneDeviceStrategy("/CPU:0"), "cpu", "CPU", "/CPU:0", Cluster())
-    model = Trainer(settings, devices, precision="float16", jit_compile="off", total_steps=40)
+    model = trainer(config(batch_size=1, label_smoothing=0.0), precision="float16")
     hidden, logits = (layer for layer in model.model.layers if layer.weights)
     hidden.kernel.assign(tf.zeros((784, 128)))
     hidden.bias.assign(tf.one_hot(0, 128) * 0.5)
     logits.kernel.assign(tf.one_hot(0, 128)[:, None] * ([6e4] * 5 + [-6e4] * 5))
     superbatch = tf.ones((4, 1, 28, 28), tf.uint8), tf.fill((4, 1), 7)
-    model.loss_scale.assign(4.0)
+    model.optimizer.loss_scale.assign(4.0)
     before = model.weights_sha256()
     result = model.run(superbatch, 0, 0, 4)
     assert np.isfinite(result.loss)

@@ -87,7 +87,7 @@ def test_the_first_digits_are_shown_as_they_are_trained_on(augment: str, replica
         **{"first_step": 0, "last_step": 2, "steps_per_loop": 2},
         **{"replicas": replicas, "local_replicas": range(replicas)},
     )
-    shares = [share[0] for share in batches]  # of each replica
+    shares = [next(iter(share))[0] for share in batches]  # of each replica
     trained = np.concatenate(shares[0].numpy())[:128]
     superbatch = (shares[0] if replicas == 1 else types.SimpleNamespace(values=shares), None)
     shown = {}
