@@ -1,8 +1,8 @@
 """Random distortions of the training digits.
 
-Each takes images as uint8 [n, 30, 30], in a black margin of one pixel, and for each image some
-random offsets between -1 and 1, shares of the largest distortion, and returns uint8 [n, 28, 28],
-interpolated bilinearly.
+Each takes images uint8 [n, 30, 30], padded by a black pixel on each side, and for each of them some
+offsets in [-1, 1], by which its largest distortions are multiplied; and returns uint8 [n, 28, 28],
+bilinearly interpolated.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ import math
 import numpy as np
 import tensorflow as tf
 
-# The largest distortions of augment="shift" and "affine".
-SHIFT = 0.5  # pixels
-AFFINE_SHIFT = 1.5  # pixels
+SHIFT = 0.5  # pixels; of `shift`
+AFFINE_SHIFT = 1.5  # pixels; of `affine`, as the next three
 ROTATION = math.radians(10)
 SCALE = 0.1  # relative, of height and width independently
 SHEAR = 0.1  # pixels to the side for each pixel of height
-
-# Those of augment="elastic": as many times as much, and of each control point in each direction.
-ELASTIC = 1.6
-BEND = 1.6  # pixels
+ELASTIC = 1.6  # `elastic` distorts as many times as much as `affine`
+BEND = 1.6  # pixels that `elastic` moves a control point, to the right and down
 _CONTROLS = 4  # control points in each direction
 
 
@@ -40,11 +37,6 @@ def random_offsets(steps: tf.Tensor, seed: int, shape: tuple[int, int]) -> tf.Te
         return tf.random.stateless_uniform(shape, key, -1.0, 1.0, alg="philox")
 
     return tf.map_fn(of_step, steps, fn_output_signature=tf.TensorSpec(shape, tf.float32))
-
-
-def padded(images: np.ndarray) -> tf.Tensor:
-    """Returns uint8 [n, 30, 30] for [n, 28, 28]; once, for XLA pads by testing every pixel."""
-    return tf.pad(images, ((0, 0), (1, 1), (1, 1)))
 
 
 def shift(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
@@ -73,7 +65,7 @@ def elastic(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
     The bend is a field of displacements after Simard, Steinkraus and Platt, "Best practices for
     convolutional neural networks applied to visual document analysis", 2003, section 2; smooth
     because it is a cubic B-spline over a coarse grid of control points. Offsets float32 [n, 38]:
-    those of `affine`, then the control points', right and down.
+    those of `affine`, then the control points' to the right, then down.
     """
     x, y = _affine_coordinates(offsets[:, :6] * ELASTIC)
     controls = tf.reshape(offsets[:, 6:], (-1, 2, _CONTROLS, _CONTROLS)) * BEND

@@ -44,7 +44,7 @@ class AdamW:
     def learning_rate(self, step: int | tf.Tensor) -> tf.Tensor:
         """Returns the rate of a step, float32 (): linear warm-up, then half a cosine to zero.
 
-        One cycle, after Smith and Topin, https://arxiv.org/abs/1708.07120.
+        One cycle: Smith and Topin, https://arxiv.org/abs/1708.07120.
         """
         rise = self._config.warmup * self._total_steps
         now = tf.cast(step, tf.float32) + 1
@@ -65,7 +65,7 @@ class AdamW:
           or a smaller loss scale may make it so, bool ().
         """
         local = [self._strategy.experimental_local_results(each)[0] for each in gradients]
-        norm = tf.sqrt(tf.add_n([sum_of_squares(gradient) for gradient in local]))
+        norm = tf.sqrt(tf.add_n([*map(sum_of_squares, local)]))
         healthy = tf.math.is_finite(norm)
         if self.loss_scale is None:
             self._update(gradients, step)

@@ -19,11 +19,10 @@ class Recipe:
     augment: str  # one of AUGMENTATIONS
     steps_per_loop: int  # training steps in one call of the compiled loop, on a CPU
     bfloat16: bool  # whether it learns as well in bfloat16, where the hardware is fast with that
-    # What XLA compiles on a CPU: the whole `loop`, or each `step` alone, because it runs
-    # convolutions inside a loop on one thread.
+    # What XLA compiles on a CPU: the whole `loop`, or each `step`, because it runs convolutions
+    # inside a loop on one thread.
     jit_compile: str
-    # What the logits are divided by if no validation digits are held out to fit it: the median of
-    # the temperatures that runs of this recipe fit on theirs.
+    # Divides the logits where no validation digits fit it: the median of what runs of it have fit.
     temperature: float
     test_time_shifts: bool  # whether inference averages the logits of shifted copies of a digit
 
