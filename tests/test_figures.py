@@ -6,7 +6,6 @@ import io
 import pathlib
 import xml.etree.ElementTree as ET
 
-import conftest
 import matplotlib
 import numpy as np
 import pytest
@@ -83,15 +82,6 @@ def test_digits_are_in_their_order_and_the_surest_mistakes_below_them() -> None:
     assert place(59) is None  # right, and not among the first
 
 
-def test_what_was_read_and_what_is_right_are_both_in_the_picture() -> None:
-    def drawn(label: int, read: int) -> bytes:
-        result = Evaluation(np.array([label]), np.eye(10)[[read]], 0.0)
-        return figures.predictions(np.zeros((1, 28, 28), np.uint8), result, title="a title")
-
-    assert len({drawn(1, 2), drawn(1, 3), drawn(4, 2), drawn(1, 1)}) == 4
-    assert drawn(1, 2) == drawn(1, 2)
-
-
 @pytest.mark.parametrize(
     ("value", "text"),
     [(1.0, "100 %"), (0.9999, "99 %"), (0.995, "99 %"), (0.994, "99 %"), (0.5, "50 %"), (0, "0 %")],
@@ -104,12 +94,6 @@ def test_the_picture_of_real_digits_is_small(mnist_dir: pathlib.Path) -> None:
     images = data.load("mnist", str(mnist_dir)).test_images[:100]
     _, result = answers(100, 40)
     assert len(figures.predictions(images, result, title="a title")) < 300_000
-
-
-def test_a_run_leaves_its_picture(trained: conftest.Run) -> None:
-    image = Image.open(trained.directory / "predictions.png")
-    assert image.format == "PNG"
-    assert share(np.asarray(image.convert("RGB")).astype(int), figures.ORANGE) > 0
 
 
 @pytest.mark.parametrize(("count", "wrong"), [(1, 0), (1, 1), (7, 3), (300, 0), (300, 300)])
@@ -162,11 +146,3 @@ def test_tensorboards_pictures_mark_what_is_wrong() -> None:
     assert cells[0, 5] == 0
     assert share(mistakes, figures.ORANGE) > 0.02
     assert set(figures.answer_pictures(*answers(40, 0))) == {"confusion_matrix"}
-
-
-def test_a_mosaic_holds_every_digit_in_its_cell() -> None:
-    images = np.arange(1, 6, dtype=np.uint8)[:, None, None] + np.zeros((5, 28, 28), np.uint8)
-    mosaic = figures.mosaic(images, columns=3, width=30, height=29)
-    assert mosaic.shape == (58, 90)
-    assert [mosaic[29 * (n // 3), 30 * (n % 3)] for n in range(6)] == [1, 2, 3, 4, 5, 0]
-    assert mosaic[0, 28] == mosaic[28, 0] == 0

@@ -36,7 +36,6 @@ _SIZE = 5.2, 4.4  # inches of a figure: two side by side on a screen
 # A digit and its caption in a mosaic, in pixels of the digit; each is drawn three units wide.
 _CELL_WIDTH, _CELL_HEIGHT, _SCALE = 36, 41, 3
 
-
 CAPTIONS = {
     "confusion_matrix": "What each digit was read as: rows are what it is, columns what was read.",
     "history": "Loss, accuracy and learning rate by epoch.",
@@ -89,7 +88,10 @@ def report_figures(
 ) -> dict[str, str]:
     """Returns the figures of a run as SVG, by the names of `CAPTIONS`.
 
-    Of its history (rows of `history.csv`) and its test digits, uint8 [n, 28, 28].
+    Args:
+      history: a row an epoch, as in `history.csv`.
+      images: test digits, uint8 [n, 28, 28].
+      result: of these digits.
     """
     heading = "" if result.mistakes else "Not one mistake in the test set."
     wrong = {heading: result.surest_mistakes[:24]}
@@ -106,8 +108,8 @@ def report_figures(
 
 def _svg(figure: Figure, title: str) -> str:
     file = io.StringIO()
-    no_date = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(file, format="svg", metadata={"Title": title, **no_date})
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", metadata={"Title": title, **no_metadata})
     # Without XML declaration and document type; one image for a screen reader.
     return '<svg role="img" ' + file.getvalue().partition("<svg ")[2]
 
