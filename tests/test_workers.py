@@ -293,21 +293,21 @@ def test_a_worker_that_is_killed_or_frozen_is_named_by_all_others(
 # Meets the other worker; worker 0 goes on to the strategy and worker 1 does not, or the reverse.
 HALF_A_CLUSTER = """
 import sys
-from trainer.cluster import devices, environment, rendezvous
+from trainer.cluster import agreement, devices, environment, rendezvous
 from trainer.config import Config
-from trainer.errors import ClusterError
 from trainer.process.startup import import_tensorflow
 
-import_tensorflow()
+tf = import_tensorflow()
 cluster = environment.cluster_from_environment()
 rendezvous.meet(cluster, {}, timeout_s=300, finished=lambda: False)
 if cluster.index == int(sys.argv[1]):
     sys.exit(0)
 try:
     devices.set_up(Config(batch_size=32), cluster)
-except ClusterError as error:
-    print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
+except tf.errors.OpError as error:
+    lost = agreement.lost_worker(error, cluster)
+    print(lost, file=sys.stderr)
+    sys.exit(lost.exit_code)
 """
 
 
