@@ -10,13 +10,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import threading
 import time
+from collections.abc import Callable
 
 import pytest
 import runs
-from cluster import PATIENCE_S, Workers, steps, temporary_files, wait_until
+from cluster import Workers, steps, temporary_files, wait_until
 from data_mirror import gz_files, write
 
 from trainer.cluster.devices import describe
@@ -146,41 +145,6 @@ def test_two_workers_equal_two_devices_whatever_computes_the_gradients(
     assert workers["jit_compile"] is devices["jit_compile"] is compiled
 
 
-def launch(count: int, *args: str, restart: bool = True, **options: object) -> subprocess.Popen:
-    """Starts `scripts/launch_local.py`, its lines piped."""
-    launcher = runs.ROOT / "scripts" / "launch_local.py"
-    more = ["--restart"] if restart else []
-    return subprocess.Popen(
-        [sys.executable, str(launcher), f"--workers={count}", *more, "--", *args],
-        env=runs.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,
-    )
-
-
-def processes_with(text: str) -> list[int]:
-    """Returns the ids of the processes whose command line contains `text`."""
-    found = []
-    for entry in pathlib.Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdecimal() and text.encode() in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-    return found
-
-
-def children(pid: int) -> list[int]:
-    """Returns the processes that a process has started and that are still there."""
-    path = pathlib.Path(f"/proc/{pid}/task/{pid}/children")
-    with contextlib.suppress(OSError):
-        return [int(child) for child in path.read_text().split()]
-    return []
-
-
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
-
-
 EPOCHS_OF_CHAOS = 400
 
 
@@ -194,7 +158,6 @@ def long_undisturbed(
     return directory
 
 
-@linux
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 20), (signal.SIGTERM, 10)])
 def test_signals_at_random_moments_to_random_workers_change_nothing(
@@ -204,50 +167,46 @@ def test_signals_at_random_moments_to_random_workers_change_nothing(
     tiny_dir: pathlib.Path,
     tmp_path: pathlib.Path,
 ) -> None:
-    """A worker that leaves is started again by the launcher, as by a Job."""
+    """A worker that leaves is started again, as by a Job."""
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
     print(f"CHAOS_SEED={seed}")
-    rng, directory = random.Random(seed), tmp_path / "run"
+    rng, directory, sent = random.Random(seed), tmp_path / "run", 0
     total = runs.metrics(long_undisturbed)["steps"]
-    launcher = launch(3, *flags(tiny_dir, directory, f"--epochs={EPOCHS_OF_CHAOS}"))
-    said: list[str] = []
-    reader = threading.Thread(target=lambda: said.extend(launcher.stdout), daemon=True)
-    reader.start()
-    sent = step = 0
-    try:
-        while sent < times and launcher.poll() is None:
-            # Half of them come while it trains, whatever time a start takes, spread over the run;
-            # near the end all come soon, or the run would end before the last of them.
-            if step < 0.8 * total and rng.random() < 0.5:
-                beyond = step + rng.uniform(0, 2 * (0.8 * total - step) / (times - sent))
-                wait_until(
-                    lambda beyond=beyond: (
-                        max(steps(directory), default=0) > beyond or launcher.poll() is not None
-                    ),
-                    f"it trains on from step {step}",
-                )
-                time.sleep(rng.uniform(0, 2))
-            else:
-                time.sleep(rng.uniform(0, 8 if step < 0.8 * total else 4))
-            step = max(steps(directory), default=0)
-            if workers := children(launcher.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(rng.choice(workers), number)
-                    sent += 1
-                    print(f"{number.name} {sent} at step {step} of {total}")
-        code = launcher.wait(PATIENCE_S)
-    finally:
-        launcher.send_signal(signal.SIGTERM)
-    reader.join(PATIENCE_S)
-    words = "".join(said)
-    assert (code, sent) == (0, times), words[-4000:]
-    assert "Traceback" not in words
+
+    def next_moment() -> Callable[[], bool]:
+        """Half of them are while it trains, spread over the run, the others at any time.
+
+        Near the end all come soon, or the run would end before the last of them.
+        """
+        step = max(steps(directory), default=0)
+        if step < 0.8 * total and rng.random() < 0.5:
+            beyond = step + rng.uniform(0, 2 * (0.8 * total - step) / (times - sent))
+            return lambda: max(steps(directory), default=0) > beyond
+        due = time.monotonic() + rng.uniform(0, 8 if step < 0.8 * total else 4)
+        return lambda: time.monotonic() > due
+
+    with Workers(3, *flags(tiny_dir, directory, f"--epochs={EPOCHS_OF_CHAOS}")) as workers:
+        deadline, moment = time.monotonic() + 20 * 60, next_moment()
+        while workers.running:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            for index, process in list(workers.running.items()):
+                if process.poll() is not None:
+                    left = workers.left(index)[index]
+                    assert left.code in (0, 138, -number, 128 + number), left
+                    if left.code:
+                        workers.start(index)
+            if sent < times and moment():
+                workers.send(rng.choice(list(workers.running)), number)
+                sent += 1
+                print(f"{number.name} {sent} at step {max(steps(directory), default=0)}")
+                moment = next_moment() if sent < times else moment
+    assert sent == times
     found, expected = runs.metrics(directory), runs.metrics(long_undisturbed)
     assert found["weights_sha256"] == expected["weights_sha256"]
     assert found["steps"] == expected["steps"]
     assert len(runs.history(directory)) == EPOCHS_OF_CHAOS
     assert temporary_files(directory) == []
-    wait_until(lambda: not processes_with(str(directory)), "no process is left", 15)
 
 
 @pytest.mark.slow
