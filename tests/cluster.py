@@ -7,6 +7,7 @@ import json
 import pathlib
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -56,23 +57,36 @@ class Workers:
 
     Args:
       count: how many.
-      flags: of `trainer.task`, for all of them.
+      args: for all of them; flags of `trainer.task`, unless another program is named.
       start: which to start at once; by default all.
+      program: what they run, as Python's command line names it.
     """
 
-    def __init__(self, count: int, *flags: str, start: tuple[int, ...] | None = None):
+    def __init__(
+        self,
+        count: int,
+        *args: str,
+        start: tuple[int, ...] | None = None,
+        program: tuple[str, ...] = ("-m", "trainer.task"),
+    ):
         self.addresses = free_addresses(count)
-        self.flags = flags
+        self.command = [sys.executable, *program, *args]
         self.running: dict[int, subprocess.Popen] = {}
         for index in range(count) if start is None else start:
             self.start(index)
 
-    def start(self, index: int, *more: str) -> None:
-        """Starts a worker, `more` being flags of its own."""
-        env = runs.environment(
-            PYTHONPATH=str(runs.ROOT), TF_CONFIG=tf_config(self.addresses, index)
+    def start(
+        self, index: int, *more: str, within: tuple[str, ...] = (), cwd: pathlib.Path = runs.ROOT
+    ) -> None:
+        """Starts a worker, `more` being arguments of its own, perhaps within another command."""
+        self.running[index] = subprocess.Popen(
+            [*within, *self.command, *more],
+            cwd=cwd,
+            env=runs.environment(PYTHONPATH=str(cwd), TF_CONFIG=tf_config(self.addresses, index)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        self.running[index] = runs.task(*self.flags, *more, env=env)
 
     def __enter__(self) -> Workers:
         return self

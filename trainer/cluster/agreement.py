@@ -7,17 +7,14 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.cluster.devices import Devices
 from trainer.cluster.environment import Cluster
 from trainer.cluster.rendezvous import differences
 from trainer.errors import ClusterError, UsageError
 from trainer.process.startup import import_tensorflow
-
-if TYPE_CHECKING:
-    from trainer.cluster.devices import Devices
 
 _TEXT_LIMIT = 4096  # bytes of a worker's facts
 _TASK = re.compile(r"/job:worker/replica:0/task:(\d+)(?![\d/])")  # not a device of a task
@@ -85,41 +82,31 @@ class Agreement:
 def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
     """Returns what to raise for a worker that died, froze or was cut off, None for other errors.
 
-    TensorFlow's text names the lost worker as a task, first of all tasks that it names, where
+    The first task that TensorFlow's text names is the lost one: where its heartbeats stopped; where
+    its connection closed, as a worker that fails because its neighbour failed quotes that one's
+    error first; and, behind "timed out task names", where it did not come to the constructor of the
+    strategy. The text does not name a chief that froze, or was cut off: calls of the coordination
+    service run into a timeout, and the chief alone serves these. If nothing of this is in the text,
+    the message says "another worker".
 
-    - its heartbeats stopped (`UnavailableError`);
-    - its connection closed (`UnavailableError`): a worker that fails because its neighbour failed
-      quotes that one's error first;
-    - it did not come to the constructor of the strategy (`DeadlineExceededError`), behind the words
-      "timed out task names".
-
-    It does not name the chief where that froze: the workers' heartbeats to it
-    (`DeadlineExceededError`) or their registration run into a timeout. Only the chief answers these
-    calls, so the name of the service stands for it. A text without any of this is of a worker that
-    cannot be named.
-
-    It waits a moment, so that workers which learn of the loss from this one do not see this one
-    leave instead.
+    It tells the coordination service first, and waits a moment: a worker that is between two
+    collectives would else find this one gone before it hears of the lost one.
     """
     errors = import_tensorflow().errors
-    kinds = (
-        errors.UnavailableError,
-        errors.DeadlineExceededError,
-        errors.AbortedError,
-        errors.CancelledError,
-    )
+    kinds = (errors.UnavailableError, errors.DeadlineExceededError)
+    kinds += (errors.AbortedError, errors.CancelledError)
     if len(cluster.workers) == 1 or not isinstance(error, kinds):
         return None
     text = error.message
     late = text.partition("timed out task names")[2].partition("Additional GRPC")[0]
-    lost = set(map(int, _TASK.findall(late) or _TASK.findall(text)[:1]))
+    lost = sorted(set(map(int, _TASK.findall(late) or _TASK.findall(text)[:1])))
     if not lost and "CoordinationService" in text:
-        lost = {0}
-    if lost and 0 not in lost and cluster.index not in lost:
-        _report(min(lost))
+        lost = [0]
+    if lost and 0 not in lost:
+        _report(lost[0])
     time.sleep(_LINGER_S)
-    names = ", ".join(cluster.name(index) for index in sorted(lost)) or "another worker"
-    if lost == {cluster.index}:
+    names = ", ".join(map(cluster.name, lost)) or "another worker"
+    if lost == [cluster.index]:
         names += ", this one,"
     return ClusterError(
         f"{names} was lost; progress is in the last checkpoint, and starting all workers again goes"
@@ -128,10 +115,6 @@ def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
 
 
 def _report(task: int) -> None:
-    """Tells the coordination service who was lost, for a worker that is between two collectives.
-
-    It would find this worker gone before the service misses the lost one.
-    """
     from tensorflow.python.eager import context
 
     errors = import_tensorflow().errors

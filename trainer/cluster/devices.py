@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.cluster.agreement import lost_worker
 from trainer.cluster.environment import Cluster
 from trainer.config import Config
 from trainer.errors import UsageError
@@ -65,18 +64,16 @@ def set_up(config: Config, cluster: Cluster) -> Devices:
     Raises:
       UsageError: the devices asked for are not there or cannot be used, or the global batch is not
         divisible by their number.
-      ClusterError: a worker that was there a moment ago does not connect.
+      tf.errors.OpError: a worker that was there a moment ago does not connect; `lost_worker` names
+        it.
     """
     tf = import_tensorflow()
     with quiet_stderr():  # a machine without GPU says so at length
         gpus = tf.config.list_physical_devices("GPU")
     if config.virtual_devices or config.strategy == "cpu":
         gpus = []
-    found = f"{len(gpus)} GPU(s) and the CPU" if gpus else "the CPU alone"
     if config.strategy == "gpu" and not gpus:
-        raise UsageError(
-            f"--strategy=gpu, but TensorFlow finds {found}; use --strategy=cpu or auto"
-        )
+        raise UsageError("--strategy=gpu, but TensorFlow finds none; use --strategy=cpu or auto")
     tf.config.threading.set_intra_op_parallelism_threads(available_cpus())
     tf.config.threading.set_inter_op_parallelism_threads(available_cpus())
     tf.config.experimental.enable_op_determinism()
@@ -86,25 +83,16 @@ def set_up(config: Config, cluster: Cluster) -> Devices:
             [tf.config.LogicalDeviceConfiguration()] * config.virtual_devices,
         )
     try:
-        hardware = describe(list(map(tf.config.experimental.get_device_details, gpus)))
+        hardware = describe([tf.config.experimental.get_device_details(gpu) for gpu in gpus])
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
-        if len(cluster.workers) > 1:
-            name, first, strategy = (
-                "multi_worker",
-                f"/{hardware.kind}:0",
-                _multi_worker(tf, cluster),
-            )
-        else:
-            logical = tf.config.list_logical_devices(hardware.kind)
-            name, first, strategy = _local(tf, config, hardware.kind, len(logical), found)
-    except (RuntimeError, tf.errors.OpError) as error:
-        if lost := lost_worker(error, cluster):
-            raise lost from error
+        connect = _multi_worker if len(cluster.workers) > 1 else _local
+        name, strategy = connect(tf, config, cluster, hardware.kind)
+    except (RuntimeError, tf.errors.InternalError) as error:
         if not gpus:
             raise
         raise _unusable(str(error).splitlines()[0]) from error
-    devices = Devices(strategy, name, hardware, first, cluster)
+    devices = Devices(strategy, name, hardware, f"/{hardware.kind}:0", cluster)
     config.check_batch(devices.replicas)
     return devices
 
@@ -145,24 +133,25 @@ def _cpu_has_bfloat16(cpuinfo: str) -> bool:
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())
 
 
-def _local(tf, config: Config, kind: str, count: int, found: str):
+def _local(tf, config: Config, cluster: Cluster, kind: str):
+    count = len(tf.config.list_logical_devices(kind))
     if config.strategy == "mirrored" and count < 2:
         raise UsageError(
-            f"--strategy=mirrored needs two devices or more, but TensorFlow finds {found};"
+            f"--strategy=mirrored needs two devices, but TensorFlow finds one {kind};"
             " --virtual_devices=2 splits the CPU"
         )
-    names = [f"/{kind}:{i}" for i in range(count)]
     if config.strategy in ("auto", "mirrored") and count > 1:
-        return "mirrored", names[0], tf.distribute.MirroredStrategy(names)
-    return kind.lower(), names[0], tf.distribute.OneDeviceStrategy(names[0])
+        names = [f"/{kind}:{i}" for i in range(count)]
+        return "mirrored", tf.distribute.MirroredStrategy(names)
+    return kind.lower(), tf.distribute.OneDeviceStrategy(f"/{kind}:0")
 
 
-def _multi_worker(tf, cluster: Cluster):
+def _multi_worker(tf, config: Config, cluster: Cluster, kind: str):
     """Connects the workers; TensorFlow's coordination service then notices who is lost.
 
-    Its settings are not in the public API. Left alone, the constructor waits an hour, without end
-    for Python, for a worker that died after the rendezvous; registering as a barrier, it gives up
-    after the time set here and names that worker.
+    Its settings are not in the public API. By default the constructor waits an hour for a worker
+    that died after the rendezvous; when workers register as a barrier, it gives up after the time
+    set here, and its error names that worker.
     """
     from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
     from tensorflow.python.eager import context
@@ -183,4 +172,4 @@ def _multi_worker(tf, cluster: Cluster):
         task_id=cluster.index,
         rpc_layer="grpc",
     )
-    return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    return "multi_worker", tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)

@@ -10,20 +10,21 @@ are there. It connects to the address that the chief's gRPC server takes afterwa
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import socket
-import socketserver
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from trainer.cluster.environment import Cluster
 from trainer.errors import ClusterError, TrainerError, UsageError
 
 _INTERVAL_S = 0.5
 _PRESENT_S = 3.0  # a worker that has not asked for so long is not there
-_TIMEOUT_S = 5.0  # to connect and answer
+_ANSWER_S = 5.0  # the chief answers strangers and workers one after the other
 _LINE_LIMIT = 1 << 16  # bytes; a fingerprint has a few hundred
+_NOT_A_PEER = (OSError, ValueError, LookupError, TypeError, RecursionError)
 
 
 class RunFinishedError(Exception):
@@ -55,13 +56,6 @@ def meet(
     if len(cluster.workers) == 1:
         return
     deadline = time.monotonic() + timeout_s
-    try:
-        listener = _listen(cluster)
-    except OSError as error:
-        raise ClusterError(
-            f"{cluster.name(cluster.index)} cannot listen on its port: {error.strerror}; wait until"
-            " the process that has it ends, or give another port"
-        ) from None
 
     def wait(missing: Callable[[], Sequence[int]]) -> None:
         while absent := missing():
@@ -72,22 +66,21 @@ def meet(
                     f"the cluster did not form: {', '.join(map(cluster.name, absent))} did not come"
                     f" within {timeout_s:g} s; start all workers again"
                 )
-            time.sleep(_INTERVAL_S)
 
-    if not cluster.is_chief:
-        listener.close()  # it was only to see that the port is free
+    with _listen(cluster) as listener:
+        if cluster.is_chief:
+            chief = _Chief(cluster, listener)
+            try:
+                wait(chief.missing)
+                differing = differences(cluster, chief.fingerprints | {0: fingerprint})
+                if differing:
+                    raise UsageError(f"{differing}; start all workers with the same flags and data")
+                chief.conclude({"missing": []})
+            except TrainerError as error:
+                chief.conclude({"error": str(error), "exit_code": error.exit_code})
+                raise
+    if not cluster.is_chief:  # it listened only to see that its port is free
         wait(lambda: _ask(cluster, fingerprint))
-        return
-    with _Chief(cluster, listener) as chief:
-        try:
-            wait(chief.missing)
-            differing = differences(cluster, chief.fingerprints | {0: fingerprint})
-            if differing:
-                raise UsageError(f"{differing}; start all workers with the same flags and data")
-        except TrainerError as error:
-            chief.conclude({"error": str(error), "exit_code": error.exit_code})
-            raise
-        chief.conclude({"missing": []})
 
 
 def differences(cluster: Cluster, fingerprints: Mapping[int, Mapping[str, str]]) -> str:
@@ -109,78 +102,87 @@ def differences(cluster: Cluster, fingerprints: Mapping[int, Mapping[str, str]])
 
 def _listen(cluster: Cluster) -> socket.socket:
     port = int(cluster.workers[cluster.index].rpartition(":")[2])
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", port))
+    try:
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise ClusterError(
+            f"{cluster.name(cluster.index)} cannot listen on its port: {error.strerror}; wait until"
+            " the process that has it ends, or give another port"
+        ) from None
 
 
 def _ask(cluster: Cluster, fingerprint: Mapping[str, str]) -> Sequence[int]:
     """Returns who is missing: the chief, or whom it waits for; nobody if all may go on."""
     host, _, port = cluster.workers[0].rpartition(":")
-    line = json.dumps({"worker": cluster.index, "fingerprint": dict(fingerprint)})
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT_S) as connection:
-            connection.sendall(line.encode() + b"\n")
-            with connection.makefile("rb") as file:
-                answer = json.loads(file.readline(_LINE_LIMIT))
+        with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S) as connection:
+            _send(connection, {"worker": cluster.index, "fingerprint": dict(fingerprint)})
+            answer = _receive(connection, _ANSWER_S)
         if "error" in answer:
             kind = UsageError if answer["exit_code"] == UsageError.exit_code else ClusterError
             raise kind(answer["error"])
-        return [int(index) for index in answer["missing"] if cluster.workers[index]]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return [0]
+        missing = [int(index) for index in answer["missing"] if cluster.workers[index]]
+    except _NOT_A_PEER:
+        missing = [0]
+    if missing:
+        time.sleep(_INTERVAL_S)
+    return missing
 
 
-class _Chief(socketserver.ThreadingTCPServer):
-    """Answers the other workers' lines; what is no worker's line gets no answer."""
-
-    daemon_threads, block_on_close = True, False
+class _Chief:
+    """Answers the other workers one by one, and keeps when each asked, with which fingerprint."""
 
     def __init__(self, cluster: Cluster, listener: socket.socket):
-        super().__init__(listener.getsockname()[:2], _Connection, bind_and_activate=False)
-        self.socket.close()
-        self.socket = listener
-        self.others = range(1, len(cluster.workers))
-        self.fingerprints: dict[int, Mapping[str, str]] = {}  # of each worker that ever asked
-        self.asked: dict[int, float] = {}  # when, by worker
-        self.answer: Mapping[str, object] = {"missing": list(self.others)}
-        self.answered: dict[int, Mapping[str, object]] = {}
-        threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True).start()
+        self.fingerprints: dict[int, Mapping[str, str]] = {}
+        self._asked: dict[int, float] = {}
+        self._others = range(1, len(cluster.workers))
+        self._listener = listener
+        listener.settimeout(_INTERVAL_S)
 
-    def __exit__(self, *exception: object) -> None:
-        self.shutdown()
-        super().__exit__(*exception)
-
-    def handle_error(self, *_: object) -> None:
-        """Ignores a connection that broke, or was no worker's."""
-
-    def present(self) -> set[int]:
-        """Returns the workers that asked lately."""
+    def _absent(self) -> set[int]:
         since = time.monotonic() - _PRESENT_S
-        return {index for index, asked in list(self.asked.items()) if asked > since}
+        return {index for index in self._others if self._asked.get(index, -1.0) < since}
 
     def missing(self) -> Sequence[int]:
-        """Returns the workers that did not."""
-        missing = sorted(set(self.others) - self.present())
-        if missing:
-            self.answer = {"missing": missing}
-        return missing
+        """Answers workers for a while; returns those that have not asked lately."""
+        end = time.monotonic() + _INTERVAL_S
+        while time.monotonic() < end and (absent := self._absent()):
+            self._answer({"missing": sorted(absent)})
+        return sorted(self._absent())
 
     def conclude(self, answer: Mapping[str, object]) -> None:
-        """Returns once all workers that are present have got this answer."""
-        self.answer = answer
-        while any(self.answered.get(index) is not answer for index in self.present()):
-            time.sleep(_INTERVAL_S / 10)
+        """Returns once all workers that are there have got this answer."""
+        waiting, end = set(self._others) - self._absent(), time.monotonic() + _PRESENT_S
+        while waiting and time.monotonic() < end:
+            waiting.discard(self._answer(answer))
+
+    def _answer(self, answer: Mapping[str, object]) -> int | None:
+        """Answers the next worker and returns its index; None for nobody, and for strangers."""
+        with contextlib.suppress(*_NOT_A_PEER), self._listener.accept()[0] as connection:
+            greeting = _receive(connection, _INTERVAL_S)
+            index, fingerprint = greeting["worker"], greeting["fingerprint"]
+            if index in self._others:
+                self.fingerprints[index] = {
+                    str(name): str(fingerprint[name]) for name in fingerprint
+                }
+                self._asked[index] = time.monotonic()
+                _send(connection, answer)
+                return index
+        return None
 
 
-class _Connection(socketserver.StreamRequestHandler):
-    timeout = _TIMEOUT_S
+def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
+    connection.sendall(json.dumps(message).encode() + b"\n")
 
-    def handle(self) -> None:
-        chief, greeting = self.server, json.loads(self.rfile.readline(_LINE_LIMIT))
-        index, fingerprint = greeting["worker"], greeting["fingerprint"]
-        if index in chief.others:
-            chief.fingerprints[index] = {str(name): str(fingerprint[name]) for name in fingerprint}
-            chief.asked[index], answer = time.monotonic(), chief.answer
-            self.wfile.write(json.dumps(answer).encode() + b"\n")
-            chief.answered[index] = answer
+
+def _receive(connection: socket.socket, timeout_s: float) -> Any:
+    """Returns the message that arrives within a time; raises one of `_NOT_A_PEER` if none does."""
+    received, deadline = b"", time.monotonic() + timeout_s
+    while not received.endswith(b"\n"):
+        connection.settimeout(max(0.01, deadline - time.monotonic()))
+        received += (part := connection.recv(_LINE_LIMIT))
+        if not part or len(received) > _LINE_LIMIT or time.monotonic() > deadline:
+            raise ValueError("not a message")
+    return json.loads(received)
