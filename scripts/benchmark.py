@@ -40,27 +40,14 @@ KERAS = f"{shlex.quote(sys.executable)} scripts/peers/keras_fit.py"
 
 def main(arguments: Sequence[str]) -> int:
     """Runs one benchmark, prints and writes it; returns the exit code."""
-    parser = _parser()
-    settings = vars(parser.parse_args(arguments))
-    measure, path = settings.pop("measure"), settings.pop("json")
-    names = [
-        "trainer.task",
-        settings.get("model"),
-        *(name for name, _ in settings.get("peers", ())),
-    ]
-    if len(set(names)) < len(names):
-        parser.error(f"every --peer needs a name of its own, and none of {names[:2]}")
-    started, record = time.time(), Record()
+    options = _parser().parse_args(arguments)
+    started, record, path = time.time(), Record(), options.json
     if path is None:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(started))
-        path = ROOT / f"runs/benchmarks/{measure.__name__}-{stamp}.json"
+        path = ROOT / f"runs/benchmarks/{options.measure.__name__}-{stamp}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError as error:
-        parser.error(f"cannot write {path}: {error.strerror}")
-    try:
-        measure(record, **settings)
+        options.measure(record, options)
         print(record.table())
     except KeyboardInterrupt:
         return 130
@@ -155,11 +142,11 @@ def _left_in(run: pathlib.Path) -> tuple[dict, list]:
         return json.loads((run / "metrics.json").read_text()), list(csv.DictReader(history))
 
 
-def results(record: Record, model: str, epochs: int, seeds: int, flags: Sequence[str]) -> None:
+def results(record: Record, options: argparse.Namespace) -> None:
     """A row of the table of results: means and medians over several seeds."""
-    for seed in range(1, seeds + 1):
-        fixed = (f"--model={model}", f"--epochs={epochs}", f"--seed={seed}")
-        run = timed([*TASK, *fixed, *flags])
+    fixed = (f"--model={options.model}", f"--epochs={options.epochs}", *options.flags)
+    for seed in range(1, options.seeds + 1):
+        run = timed([*TASK, *fixed, f"--seed={seed}"])
         record.run(
             seed=seed,
             test_accuracy=run.metrics["test_accuracy"],
@@ -172,35 +159,29 @@ def results(record: Record, model: str, epochs: int, seeds: int, flags: Sequence
     accuracies = [run["test_accuracy"] for run in record.runs]
     medians = ("train_seconds", "wall_seconds", "digits_per_second", "peak_bytes")
     record.row(
-        model=model,
+        model=options.model,
         parameters=run.metrics["parameters"],
         precision=run.metrics["precision"],
-        epochs=epochs,
-        seeds=seeds,
+        epochs=options.epochs,
+        seeds=options.seeds,
         test_accuracy=statistics.mean(accuracies),
-        standard_deviation=statistics.stdev(accuracies) if seeds > 1 else None,
+        standard_deviation=statistics.stdev(accuracies) if options.seeds > 1 else None,
         calibration_error=statistics.mean(run["calibration_error"] for run in record.runs),
         **{name: _median(record.runs, name) for name in medians},
     )
 
 
-def jobs(
-    record: Record,
-    model: str,
-    repeats: int,
-    flags: Sequence[str],
-    peers: Sequence[tuple[str, str]],
-) -> None:
+def jobs(record: Record, options: argparse.Namespace) -> None:
     """The whole job against peers (without --peer, scripts/peers/keras_fit.py).
 
     A peer that writes `metrics.json` in the directory {model_dir} is compared by its digits a
     second, too.
     """
-    commands = {"trainer.task": [*TASK, f"--model={model}", *flags]}
-    for name, command in peers or [("keras_fit", KERAS)]:
+    commands = {"trainer.task": [*TASK, f"--model={options.model}", *options.flags]}
+    for name, command in options.peers or [("keras_fit", KERAS)]:
         commands[name] = shlex.split(command)
     found: dict[str, list[dict]] = {name: [] for name in commands}
-    for turn in range(1, repeats + 1):
+    for turn in range(1, options.repeats + 1):
         for name, command in commands.items():
             done = timed(command)
             measured = {
@@ -222,27 +203,20 @@ def jobs(
         )
 
 
-def steps(
-    record: Record,
-    model: str,
-    batch_size: Sequence[int],
-    epochs: int,
-    repeats: int,
-    flags: Sequence[str],
-    peers: Sequence[tuple[str, str]],
-) -> None:
+def steps(record: Record, options: argparse.Namespace) -> None:
     """The steady state of a model against peers, the first epoch left out.
 
     Without augmentation, which the peers do not have. {batch_size} and {epochs} in a peer's command
     are replaced.
     """
+    model, epochs = options.model, options.epochs
     if epochs < 2:
         raise SystemExit("error: --epochs has to be 2 or more, because the first is left out")
-    for size in batch_size:
+    for size in options.batch_size:
         rates: dict[str, list[dict]] = {}
-        for turn in range(1, repeats + 1):
+        for turn in range(1, options.repeats + 1):
             fixed = (f"--model={model}", f"--batch_size={size}", f"--epochs={epochs}")
-            run = timed([*TASK, *fixed, "--augment=none", *flags])
+            run = timed([*TASK, *fixed, "--augment=none", *options.flags])
             counts = [int(row["step"]) * size for row in run.history]
             rate = _steady_rate(counts, [float(row["train_seconds"]) for row in run.history])
             # The peers gather their batches within the time they count.
@@ -250,7 +224,7 @@ def steps(
                 run.metrics["seconds"].get(key, 0.0) for key in ("input", "training")
             )
             found = {model: rate * trained / (waited + trained)}
-            for name, command in peers:
+            for name, command in options.peers:
                 command = command.format(batch_size=size, epochs=epochs)
                 lines = map(json.loads, timed(shlex.split(command)).output.splitlines())
                 seconds = [line["train_seconds"] for line in lines if "train_seconds" in line]
@@ -271,23 +245,16 @@ def steps(
             )
 
 
-def workers(
-    record: Record,
-    counts: Sequence[int],
-    model: str,
-    batch_size: int,
-    repeats: int,
-    flags: Sequence[str],
-) -> None:
+def workers(record: Record, options: argparse.Namespace) -> None:
     """The weak scaling of several workers, each pinned to a core, with a batch for each (Linux)."""
     launcher = (sys.executable, "scripts/launch_local.py", "--pin")
-    found: dict[int, list[dict]] = {count: [] for count in counts}
-    for turn in range(1, repeats + 1):
+    found: dict[int, list[dict]] = {count: [] for count in options.counts}
+    for turn in range(1, options.repeats + 1):
         for count, runs in found.items():
             # N workers take N times the batch; N epochs are then as many steps for any N.
-            sizes = (f"--batch_size={batch_size * count}", f"--epochs={count}")
-            fixed = (f"--model={model}", "--validation_examples=0", *sizes)
-            done = timed([*launcher, f"--workers={count}", "--", *TASK[3:], *fixed, *flags])
+            sizes = (f"--batch_size={options.batch_size * count}", f"--epochs={count}")
+            fixed = (f"--model={options.model}", "--validation_examples=0", *sizes)
+            done = timed([*launcher, f"--workers={count}", "--", *TASK[3:], *fixed, *options.flags])
             rate = done.metrics["examples_per_second"]
             runs.append(record.run(turn=turn, workers=count, digits_per_second=rate))
     for count, runs in found.items():
@@ -296,8 +263,8 @@ def workers(
             workers=count,
             cores=min(count, len(os.sched_getaffinity(0))),
             digits_per_second=rate,
-            ratio=rate / _median(found[counts[0]], "digits_per_second"),
-            step_seconds=batch_size * count / rate,
+            ratio=rate / _median(found[options.counts[0]], "digits_per_second"),
+            step_seconds=options.batch_size * count / rate,
         )
 
 

@@ -165,8 +165,7 @@ def submit(kubectl: Kubectl, options: argparse.Namespace) -> int:
     if claim := kubectl.get("persistentvolumeclaim", CLAIM):
         objects = without_claim(objects, claim["spec"]["accessModes"])
     kubectl("apply", "--filename=-", input=manifests.to_yaml(objects), stdout=None)
-    text = f"Submitted run {run!r}; when it has finished: scripts/cluster.py collect {run} DIR"
-    print(text, flush=True)
+    print(f"Submitted run {run!r}; `collect {run} DIR` copies it when it has finished", flush=True)
     return follow(kubectl, options) if options.follow else 0
 
 
@@ -182,22 +181,21 @@ def without_claim(objects: Sequence[dict], modes: Sequence[str]) -> list[dict]:
 def follow(kubectl: Kubectl, options: argparse.Namespace) -> int:
     """Shows the chief's log through all restarts, and leaves with the run's exit code."""
     kubectl.check_cluster()
-    log, failed_polls = ChiefLog(kubectl, options.run), 0
+    log, code, failed_polls = ChiefLog(kubectl, options.run), None, 0
     try:
-        while True:
+        while code is None:
             try:
                 code = log.poll()
                 failed_polls = 0
             except subprocess.CalledProcessError:
-                code, failed_polls = None, failed_polls + 1
+                failed_polls += 1
                 if failed_polls == MAX_FAILED_POLLS:
                     die(1, f"run {options.run!r} cannot be seen any more; the lines above say why")
-            if code is not None:
-                return code
-            time.sleep(POLL_S)
+            time.sleep(POLL_S if code is None else 0)
     except KeyboardInterrupt:
         note(f"Run {options.run!r} goes on; `follow {options.run}` shows it again")
         return 130
+    return code
 
 
 class ChiefLog:
@@ -267,16 +265,20 @@ class ChiefLog:
 
 
 def trainer_state(pod: dict) -> dict[str, Any]:
-    """Returns the state of the trainer's container."""
+    """Returns the state of the trainer's container, empty if it has none."""
     statuses = pod.get("status", {}).get("containerStatuses", [])
     return next((each["state"] for each in statuses if each["name"] == manifests.TRAINER), {})
 
 
 def waiting_reason(pod: dict) -> str:
-    """Returns why a pod has not started, after a colon; nothing if it does not say."""
-    reasons = [trainer_state(pod).get("waiting", {}).get("reason")]
-    conditions = pod["status"].get("conditions", [])
-    reasons += [each.get("message") for each in conditions if each.get("reason") == "Unschedulable"]
+    """Returns why a pod has not started, after a colon; empty if nothing says it."""
+    scheduled = [
+        c for c in pod["status"].get("conditions", []) if c.get("reason") == "Unschedulable"
+    ]
+    reasons = [
+        trainer_state(pod).get("waiting", {}).get("reason"),
+        *(c["message"] for c in scheduled),
+    ]
     return "".join(f": {reason}" for reason in reasons if reason)
 
 

@@ -31,9 +31,8 @@ PODS = ("wrong-0", "whole-0", "stopped-0", "several-0", "several-1")
 
 def main() -> int:
     """Returns 0 if every check passed, 1 if one failed, 2 if they cannot run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=style)
     parser.add_argument("--image", help="check this image instead of building one")
     image = parser.parse_args().image
     if os.geteuid() or not (shutil.which("podman") and shutil.which("kubectl")):
@@ -138,8 +137,8 @@ def wait(pod: str) -> int:
 def wait_for_checkpoint(run: str, pod: str) -> None:
     """Waits until a run has saved its progress; its pod must not end before."""
     while not (volume(RUNS) / run / "checkpoints/checkpoint").exists():
-        running = podman("inspect", "--format={{.State.Running}}", f"{pod}-trainer")
-        expect("running until the first checkpoint", running, "true", pod)
+        if podman("inspect", "--format={{.State.Running}}", f"{pod}-trainer") != "true":
+            expect("a checkpoint", "the end", "saved", pod)
         time.sleep(0.1)
 
 

@@ -30,15 +30,7 @@ def render(
     workers: str | None = None,
     namespace: str | None = None,
 ) -> list[dict]:
-    """Returns the objects of a run, and those that all runs share.
-
-    Args:
-      overlay: a directory of k8s/overlays, which decides what is not given.
-      run: the name of the run.
-      flags: of trainer.task.
-      image: of the trainer and of TensorBoard.
-      workers: how many, for an Indexed Job.
-      namespace: of all objects.
+    """Returns the objects of a run, and those that all runs share; the overlay has the defaults.
 
     Raises:
       RequestError: with what cannot be, and what to do.
@@ -123,19 +115,14 @@ def flag_lines(run: str, flags: Sequence[str]) -> list[str]:
     return [f"--model_dir=/outputs/{run}", *lines]
 
 
-class _Dumper(yaml.SafeDumper):
-    pass
-
-
-def _text(dumper: yaml.Dumper, value: str) -> yaml.Node:
-    # Quoted: what kubectl's reader, unlike PyYAML, takes for a boolean or a number (y, 1e3).
-    style = "|" if "\n" in value else '"' if re.match(r"[yn]$|[+.-]?\d", value) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-_Dumper.add_representer(str, _text)
-
-
 def to_yaml(objects: Sequence[dict]) -> str:
     """Returns the text of manifests."""
-    return yaml.dump_all(objects, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=200)
+
+    class Dumper(yaml.SafeDumper):
+        def represent_text(self, value: str) -> yaml.Node:
+            # Quoted: what kubectl's reader, unlike PyYAML, takes for a boolean or a number.
+            style = "|" if "\n" in value else '"' if re.match(r"[yn]$|[+.-]?\d", value) else None
+            return self.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, Dumper.represent_text)
+    return yaml.dump_all(objects, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=200)

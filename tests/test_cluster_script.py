@@ -324,7 +324,7 @@ def test_what_is_sent_is_what_a_dry_run_prints(cluster: Cluster) -> None:
     result = cluster.run("submit", "multi-worker", "--name", "demo", "--", "--epochs", "5")
     assert result.returncode == 0, result.stderr
     assert cluster.applied == dry_run("multi-worker", "--name", "demo", "--", "--epochs", "5")
-    assert "scripts/cluster.py collect demo DIR" in result.stdout
+    assert "collect demo DIR" in result.stdout
 
 
 def test_a_run_that_exists_is_left_alone(cluster: Cluster) -> None:

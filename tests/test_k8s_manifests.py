@@ -9,15 +9,15 @@ import pathlib
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from trainer import errors, task
 from trainer.cluster import devices as distribution
-
-yaml = pytest.importorskip("yaml", reason="needs PyYAML")
-kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="needs kubectl on PATH")
 
@@ -36,14 +36,11 @@ def kustomize(directory: pathlib.Path) -> list[dict]:
 
 @functools.cache
 def submitted(overlay: str, run: str, *arguments: str) -> tuple[dict, ...]:
-    """What `scripts/submit.sh` would send."""
-    text = subprocess.run(
-        [ROOT / "scripts/submit.sh", overlay, "--name", run, "--dry-run", *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    return tuple(yaml.safe_load_all(text))
+    """What `scripts/cluster.py submit` would send."""
+    script = (sys.executable, ROOT / "scripts/cluster.py", "submit", overlay, "--dry-run")
+    command = [*script, "--name", run, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return tuple(yaml.safe_load_all(done.stdout))
 
 
 @functools.cache
@@ -66,7 +63,7 @@ def with_components(overlay: str, *components: str) -> tuple[dict, ...]:
 
 @functools.cache
 def collector() -> tuple[dict, ...]:
-    return tuple(kustomize(ROOT / "k8s/collector"))
+    return (yaml.safe_load((ROOT / "k8s/collector.yaml").read_text()),)
 
 
 def one(objects: tuple[dict, ...], kind: str, ending: str = "") -> dict:
@@ -96,12 +93,9 @@ def trainer_container(objects: tuple[dict, ...]) -> dict:
 
 
 def selects(selector: dict, labels: dict) -> bool:
-    """Whether a label selector (with the operators used here) selects a pod with these labels."""
-    for expression in selector.get("matchExpressions", ()):
-        assert expression["operator"] == "In"
-        if labels.get(expression["key"]) not in expression["values"]:
-            return False
-    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+    """Whether a label selector without expressions selects a pod with these labels."""
+    assert set(selector) <= {"matchLabels"}
+    return selector.get("matchLabels", {}).items() <= labels.items()
 
 
 def pod_labels(objects: tuple[dict, ...]) -> dict:
@@ -147,13 +141,9 @@ def test_every_overlay_is_valid(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-@pytest.mark.parametrize(
-    "components", [*((name,) for name in COMPONENTS), COMPONENTS], ids="+".join
-)
-def test_every_component_is_valid_on_every_overlay(
-    overlay: str, components: tuple[str, ...]
-) -> None:
-    assert is_valid(with_components(overlay, *components))
+def test_every_component_is_valid_on_every_overlay(overlay: str) -> None:
+    for components in (*((name,) for name in COMPONENTS), COMPONENTS):
+        assert is_valid(with_components(overlay, *components))
 
 
 def test_the_collector_is_valid() -> None:
@@ -165,13 +155,6 @@ def test_the_validation_is_strict() -> None:
     wrong["spec"]["template"]["spec"]["containers"][0]["imagePullPolicie"] = "Always"
     with pytest.raises(kubernetes_validate.ValidationError):
         is_valid((wrong,))
-
-
-def test_the_schemas_are_those_of_the_versions_asked_for() -> None:
-    job = one(submitted("cpu", "demo"), "Job")
-    newest = kubernetes_validate.latest_version()
-    assert kubernetes_validate.validate(job, OLDEST, strict=True) == OLDEST
-    assert kubernetes_validate.validate(job, newest, strict=True) == ".".join(newest.split(".")[:2])
 
 
 # Names

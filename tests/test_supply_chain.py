@@ -33,15 +33,6 @@ def test_every_dependency_has_its_reason_beside_it() -> None:
         assert re.match(r"\s+# .{10,}", before), f"setup.cfg does not say why {requirement}"
 
 
-def test_nothing_but_the_data_is_fetched() -> None:
-    root = runs.ROOT / "trainer"
-    fetching = re.compile(r"^\s*(import|from) (urllib\.request|http\.client|requests|ftplib)", re.M)
-    found = {
-        path.relative_to(root) for path in root.rglob("*.py") if fetching.search(path.read_text())
-    }
-    assert found == {pathlib.Path("data/download.py")}
-
-
 @pytest.mark.slow
 def test_the_bill_of_materials_has_every_locked_package_with_its_hashes() -> None:
     if not (shutil.which("uv") or pathlib.Path(sys.executable).with_name("uv").exists()):
