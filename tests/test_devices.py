@@ -13,16 +13,10 @@ import runs
 import tensorflow as tf
 
 from trainer.cluster.agreement import lost_worker
-from trainer.cluster.devices import Devices, Hardware, describe
+from trainer.cluster.devices import Devices, describe
 from trainer.cluster.environment import Cluster
 from trainer.errors import UsageError
-from trainer.plan import jit_compile, precision
-
-CPU, FAST_CPU = Hardware("CPU", False), Hardware("CPU", True)
-P100, V100, T4, A100, H100, B200, RTX_5090 = (
-    Hardware("GPU", capability >= (8, 0), capability)
-    for capability in ((6, 0), (7, 0), (7, 5), (8, 0), (9, 0), (10, 0), (12, 0))
-)
+from trainer.plan import Hardware
 
 
 @pytest.mark.parametrize(
@@ -35,68 +29,19 @@ def test_a_cpu_has_bfloat16_where_it_says_so(
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text(f"processor : 0\nflags\t\t: {flags}\n\n")
     assert describe([], str(cpuinfo)) == Hardware("CPU", expected)
-    assert describe([], str(tmp_path / "none")) == CPU
+    assert describe([], str(tmp_path / "none")) == Hardware("CPU")
 
 
 def test_the_oldest_gpu_decides() -> None:
     new, old = {"compute_capability": (9, 0)}, {"compute_capability": (7, 5)}
-    assert describe([new]) == H100
-    assert describe([new, old]) == T4
+    assert describe([new]) == Hardware("GPU", True, (9, 0))
+    assert describe([new, old]) == Hardware("GPU", False, (7, 5))
 
 
 @pytest.mark.parametrize("details", [{"compute_capability": (5, 2), "device_name": "M60"}, {}])
 def test_a_gpu_without_kernels_is_refused_and_the_cpu_offered(details: dict[str, object]) -> None:
     with pytest.raises(UsageError, match="--strategy=cpu"):
         describe([details])
-
-
-@pytest.mark.parametrize(
-    ("hardware", "float_is_enough", "mixed"),
-    [
-        (CPU, "float32", "float32"),
-        (FAST_CPU, "float32", "bfloat16"),
-        (P100, "float32", "float32"),
-        (V100, "float16", "float16"),
-        (T4, "float16", "float16"),
-        (A100, "float32", "bfloat16"),
-        (RTX_5090, "float32", "bfloat16"),
-    ],
-)
-def test_precision_follows_the_hardware_unless_asked_for(
-    hardware: Hardware, float_is_enough: str, mixed: str
-) -> None:
-    assert precision("auto", hardware, bfloat16_ok=False) == float_is_enough
-    assert precision("auto", hardware, bfloat16_ok=True) == mixed
-    for asked in ("float32", "bfloat16", "float16"):
-        assert precision(asked, hardware, bfloat16_ok=True) == asked
-
-
-@pytest.mark.parametrize(
-    ("asked", "hardware", "replicas", "on_cpu", "expected"),
-    [
-        ("auto", CPU, 1, "loop", "loop"),
-        ("auto", CPU, 1, "step", "step"),
-        ("auto", FAST_CPU, 1, "loop", "loop"),
-        ("auto", FAST_CPU, 1, "step", "off"),
-        ("on", FAST_CPU, 1, "step", "step"),
-        ("off", CPU, 1, "loop", "off"),
-        # XLA cannot compile the sum over replicas.
-        ("auto", CPU, 4, "loop", "off"),
-        ("auto", CPU, 4, "step", "step"),
-        ("on", CPU, 4, "loop", "step"),
-        ("off", H100, 4, "loop", "off"),
-        ("auto", A100, 1, "step", "loop"),
-        ("auto", A100, 4, "loop", "step"),
-        ("auto", B200, 1, "loop", "loop"),
-        ("auto", RTX_5090, 1, "loop", "off"),
-        ("auto", RTX_5090, 4, "step", "off"),
-        ("on", RTX_5090, 1, "loop", "loop"),
-    ],
-)
-def test_what_xla_compiles_follows_the_hardware_unless_asked_for(
-    asked: str, hardware: Hardware, replicas: int, on_cpu: str, expected: str
-) -> None:
-    assert jit_compile(asked, hardware, replicas, on_cpu=on_cpu) == expected
 
 
 def test_devices_are_set_up_as_asked_for() -> None:
@@ -106,7 +51,8 @@ def test_devices_are_set_up_as_asked_for() -> None:
         from trainer.cluster.devices import set_up
         from trainer.cluster.environment import Cluster
         from trainer.config import Config
-        from trainer.process.startup import available_cpus, import_tensorflow
+        from trainer.process.cpus import available_cpus
+        from trainer.process.startup import import_tensorflow
 
         tf = import_tensorflow()
         devices = set_up(Config(virtual_devices=4, batch_size=32), Cluster())
@@ -154,7 +100,7 @@ def test_workers_share_the_replicas_in_their_order() -> None:
         num_replicas_in_sync = 6
 
     cluster = Cluster(("a:1", "b:1", "c:1"), 1)
-    devices = Devices(Strategy(), "multi_worker", CPU, "/CPU:0", cluster)
+    devices = Devices(Strategy(), "multi_worker", Hardware("CPU"), "/CPU:0", cluster)
     assert list(devices.local_replicas) == [2, 3]
 
 

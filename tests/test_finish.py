@@ -11,6 +11,7 @@ import pytest
 import runs
 import tensorflow as tf
 
+from trainer.config import Config
 from trainer.data import pipeline
 from trainer.results import evaluation
 from trainer.results.reporter import Reporter
@@ -102,15 +103,13 @@ def test_the_first_digits_are_shown_as_they_are_trained_on(
     tmp_path: pathlib.Path, replicas: int
 ) -> None:
     images, labels, _, _ = runs.tiny_arrays()
+    config = Config(batch_size=100, seed=3, augment="elastic", model_dir=str(tmp_path)).resolved()
+    plan = types.SimpleNamespace(config=config, steps_per_loop=2, total_steps=2)
     batches = pipeline.training_batches(
-        *(images[:500], labels[:500]),
-        **{"global_batch_size": 100, "seed": 3, "augment": "elastic"},
-        **{"first_step": 0, "last_step": 2, "steps_per_loop": 2},
-        **{"replicas": replicas, "local_replicas": range(replicas)},
+        *(images[:500], labels[:500], plan), replicas=replicas, local_replicas=range(replicas)
     )
     shares = [share[0] for share in batches]  # of each replica
     superbatch = (shares[0] if replicas == 1 else types.SimpleNamespace(values=shares), None)
-    plan = types.SimpleNamespace(config=types.SimpleNamespace(model_dir=str(tmp_path)))
     more = {"trainer": None, "dataset": None, "console": None, "resumed_from": None}
     reporter = Reporter(plan=plan, **more)
     reporter.input_digits(superbatch)

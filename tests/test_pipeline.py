@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from trainer.config import Config
 from trainer.data import augmentation, pipeline
 
 EXAMPLES, BATCH = 50, 12
@@ -18,10 +21,12 @@ def datasets(first: int, last: int, **options: object) -> list[tf.data.Dataset]:
     numbers = np.arange(EXAMPLES, dtype=np.uint8)
     images = np.zeros((EXAMPLES, 28, 28), np.uint8)
     images[:, 8:21, 8:21] = numbers[:, None, None]
-    settings = {"steps_per_loop": 5, "seed": 1, "augment": "none"} | options
-    return pipeline.training_batches(
-        images, numbers % 10, global_batch_size=BATCH, first_step=first, last_step=last, **settings
-    )
+    loop, shared = options.pop("steps_per_loop", 5), {"replicas", "local_replicas"}
+    flags = {name: value for name, value in options.items() if name not in shared}
+    config = Config(batch_size=BATCH, **{"seed": 1, "augment": "none"} | flags).resolved()
+    plan = types.SimpleNamespace(config=config, steps_per_loop=loop, total_steps=last)
+    shares = {name: options[name] for name in shared & options.keys()}
+    return pipeline.training_batches(images, numbers % 10, plan, first, **shares)
 
 
 def steps(first: int, last: int, **options: object) -> dict[int, list[np.ndarray]]:

@@ -80,7 +80,7 @@ def test_examples_have_to_remain_for_training() -> None:
         (gpu(6), True, "float32"),
         (gpu(7, 0), True, "float16"),
         (gpu(7, 5), True, "float16"),
-        (gpu(7, 5), False, "float32"),
+        (gpu(7, 5), False, "float16"),
         (gpu(8), True, "bfloat16"),
         (gpu(9), True, "bfloat16"),
         (gpu(9), False, "float32"),
@@ -108,6 +108,8 @@ def test_half_precision_is_taken_where_it_is_fast_and_accurate(
         ("auto", gpu(8), 1, "step", "loop"),
         ("auto", gpu(9), 4, "loop", "step"),
         ("auto", gpu(12), 1, "loop", "off"),
+        ("auto", gpu(12), 4, "step", "off"),
+        ("auto", gpu(10), 1, "loop", "loop"),
         ("on", gpu(12), 1, "loop", "loop"),
     ],
 )

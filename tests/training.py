@@ -9,21 +9,24 @@ import numpy as np
 import runs
 import tensorflow as tf
 
-from trainer.cluster.devices import Cluster, Devices
+from trainer.cluster.devices import Devices
+from trainer.cluster.environment import Cluster
 from trainer.config import Config
 from trainer.data import pipeline
 from trainer.model.optimizer import BETA_1, BETA_2, EPSILON
 from trainer.model.trainer import Trainer
+from trainer.plan import Hardware
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a trainer reads of `trainer.plan.Plan`."""
+    """What a trainer and the pipeline read of `trainer.plan.Plan`."""
 
     config: Config
     precision: str = "float32"
     jit_compile: str = "off"
     total_steps: int = 40
+    steps_per_loop: int = 10
 
 
 def config(**flags: object) -> Config:
@@ -33,23 +36,17 @@ def config(**flags: object) -> Config:
 
 def trainer(settings: Config, **plan: object) -> Trainer:
     """Returns a trainer on one CPU; `plan` are fields of `Plan`."""
-    devices = Devices(tf.distribute.OneDeviceStrategy("/CPU:0"), "cpu", "CPU", "/CPU:0", Cluster())
+    devices = Devices(
+        tf.distribute.OneDeviceStrategy("/CPU:0"), "cpu", Hardware("CPU"), "/CPU:0", Cluster()
+    )
     return Trainer(Plan(settings, **plan), devices)
 
 
 def superbatch(settings: Config, steps: int = 10) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns one superbatch of the tiny data set, from step 0 on."""
     images, labels = runs.tiny_arrays()[:2]
-    [dataset] = pipeline.training_batches(
-        images,
-        labels,
-        global_batch_size=settings.batch_size,
-        seed=settings.seed,
-        augment=settings.augment,
-        first_step=0,
-        last_step=steps,
-        steps_per_loop=steps,
-    )
+    plan = Plan(settings, total_steps=steps, steps_per_loop=steps)
+    [dataset] = pipeline.training_batches(images, labels, plan)
     return next(iter(dataset))
 
 

@@ -145,16 +145,14 @@ def training_examples(config: Config, examples: int) -> int:
 def resolve_precision(flag: str, hardware: Hardware, *, bfloat16: bool) -> str:
     """Returns what the layers compute in for `--precision=flag`.
 
-    `auto` is half precision where the hardware is fast in it and the model as accurate
-    (`bfloat16`).
+    `auto` is float16 on GPUs that are fast in nothing else, and bfloat16 where the hardware is fast
+    in it and the model as accurate (`bfloat16`).
     """
     if flag != "auto":
         return flag
-    if not bfloat16:
-        return "float32"
     if hardware.compute_capability and (7, 0) <= hardware.compute_capability < (8, 0):
         return "float16"
-    return "bfloat16" if hardware.bfloat16 else "float32"
+    return "bfloat16" if bfloat16 and hardware.bfloat16 else "float32"
 
 
 def resolve_jit_compile(flag: str, hardware: Hardware, replicas: int, *, on_cpu: str) -> str:
