@@ -317,5 +317,6 @@ def _say_where(run: Run, metrics: Mapping[str, Any], saved_model: str) -> None:
     say(f"Everything is in {where}: report.html, predictions.png, metrics.json, saved_model/")
     runs, where = shlex.quote(os.path.dirname(where) or where), shlex.quote(where)
     python = shlex.quote(sys.executable)
-    say(f"  see the curves   {python} -m tensorboard.main --logdir {runs}")
+    tensorboard = shlex.quote(os.path.join(os.path.dirname(sys.executable), "tensorboard"))
+    say(f"  see the curves   {tensorboard} --logdir {runs}")
     say(f"  read your own    {python} -m trainer.predict --model_dir {where} image.png")
