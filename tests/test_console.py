@@ -3,8 +3,10 @@
 import io
 import os
 import pty
+import subprocess
 
 import pytest
+import runs
 
 from trainer.process.console import Console, counted
 
@@ -62,6 +64,31 @@ def test_output_that_cannot_be_written_does_not_end_the_run(reason: str) -> None
     console.warn("but this")
     assert err.getvalue() == "but this\n"
     Console(out=out, err=out).warn("lost")
+
+
+def test_a_command_whose_reader_has_left_keeps_its_own_exit_code() -> None:
+    done = runs.python(
+        """
+        import sys
+        from trainer.process import command_line
+        from trainer.process.console import Console
+
+        def run(argv):
+            console = Console()
+            console.line("ready")
+            sys.stdin.readline()
+            console.line("lost")
+            return 3
+
+        command_line.leave(command_line.main(run))
+    """,
+        stdin=subprocess.PIPE,
+    )
+    done.stdout.readline()
+    done.stdout.close()
+    done.stdin.write("go on\n")
+    done.stdin.close()
+    assert (done.stderr.read(), done.wait()) == ("", 3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What a run prints: lines, warnings and, on a terminal, a progress bar that is redrawn."""
 
+import os
 import shutil
 import sys
 from typing import TextIO
@@ -49,5 +50,6 @@ class Console:
         try:
             stream.write(text)
             stream.flush()
-        except (OSError, ValueError):  # ValueError: the stream is closed
-            self._quiet = self._quiet or stream is self._out
+        except OSError:  # what is buffered would fail again, at the latest at the exit
+            with open(os.devnull, "w") as null:
+                os.dup2(null.fileno(), stream.fileno())

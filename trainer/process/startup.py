@@ -26,8 +26,8 @@ def open_standard_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115, open to the end
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may not fit the encoding
+    # backslashreplace: a file's name may not fit the encoding.
+    sys.stdout = open(1, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
     sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
 
 

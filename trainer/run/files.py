@@ -127,9 +127,9 @@ def _beside(path: str) -> str:
 
 def _publish(temporary: str, path: str) -> None:
     if is_local(temporary):
-        for file in (temporary, *pathlib.Path(temporary).rglob("*")):
-            if os.path.isfile(file):
-                with open(file, "rb") as content:
+        for file in (pathlib.Path(temporary), *pathlib.Path(temporary).rglob("*")):
+            if file.is_file():
+                with file.open("rb") as content:
                     os.fsync(content.fileno())
     old = _beside(path)
     if replaced := _io(path).isdir(path):  # directories cannot be replaced by a rename
