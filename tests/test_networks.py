@@ -5,10 +5,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import runs
 import tensorflow as tf
 from keras import layers
 
-from trainer import data
 from trainer.model import networks, xla_layers
 
 
@@ -27,7 +27,7 @@ def close(one: tf.Tensor, other: tf.Tensor) -> bool:
 def test_a_model_for_xla_has_the_same_weights_answers_and_gradients(name: str) -> None:
     # Few digits: of the units of many, one is so near the kink of a ReLU or a pool that rounding
     # decides.
-    pixels = data.load("synthetic").train_images[:8] / np.float32(255)
+    pixels = runs.tiny_arrays()[0][:8] / np.float32(255)
     plain, fast = (networks.build(name, jit_compile=xla, seed=5) for xla in (False, True))
     assert [weight.path for weight in plain.weights] == [weight.path for weight in fast.weights]
     for one, other in zip(plain.get_weights(), fast.get_weights(), strict=True):
@@ -41,7 +41,7 @@ def test_a_model_for_xla_has_the_same_weights_answers_and_gradients(name: str) -
 
 @pytest.mark.parametrize("name", sorted(networks.MODELS))
 def test_a_digit_is_read_the_same_alone_as_among_others(name: str) -> None:
-    digits = data.load("synthetic").train_images[:6]
+    digits = runs.tiny_arrays()[0][:6]
     model = networks.build(name, seed=5)
     alone = np.concatenate([networks.logits(model, digits[i : i + 1]) for i in range(6)])
     np.testing.assert_allclose(networks.logits(model, digits), alone, rtol=1e-4, atol=1e-5)
@@ -50,7 +50,7 @@ def test_a_digit_is_read_the_same_alone_as_among_others(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "reach"), [("mlp", 0), ("cnn", 0), ("convnet", 1)])
 def test_convnet_alone_answers_with_the_mean_over_shifts_by_a_pixel(name: str, reach: int) -> None:
-    digits = data.load("synthetic").train_images[:6]
+    digits = runs.tiny_arrays()[0][:6]
     model = networks.build(name, seed=5)
     padded = np.pad(digits, ((0, 0), (1, 1), (1, 1))) / np.float32(255)
     places = {(1, 1), (1 - reach, 1), (1 + reach, 1), (1, 1 - reach), (1, 1 + reach)}
@@ -61,7 +61,7 @@ def test_convnet_alone_answers_with_the_mean_over_shifts_by_a_pixel(name: str, r
 
 @pytest.mark.parametrize("name", sorted(networks.MODELS))
 def test_features_are_what_the_logits_are_made_of(name: str) -> None:
-    pixels = data.load("synthetic").train_images[:6] / np.float32(255)
+    pixels = runs.tiny_arrays()[0][:6] / np.float32(255)
     model = networks.build(name, precision="bfloat16", seed=5)
     features, logits = networks.features(model, pixels), model.get_layer("logits")
     assert features.dtype == tf.float32
