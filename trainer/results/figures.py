@@ -29,7 +29,9 @@ _STYLE = {
     **{"axes.grid": True, "axes.axisbelow": True, "legend.frameon": False},
     **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), LINE),
     **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
-    **{"text.color": INK, "svg.fonttype": "none", "svg.hashsalt": "number-recognition-trainer"},
+    # Hinting takes a fifth of the time of a picture full of captions.
+    **{"text.color": INK, "text.hinting": "none"},
+    **{"svg.fonttype": "none", "svg.hashsalt": "number-recognition-trainer"},
 }
 _DPI = 100
 _SIZE = 5.2, 4.4  # inches of a figure: two side by side on a screen
@@ -59,11 +61,11 @@ def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
 
 
 def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndarray]:
-    """Returns TensorBoard's pictures, uint8 [h, w, 3]: confusion matrix, 16 surest mistakes."""
+    """Returns TensorBoard's pictures, uint8 [h, w, 3]: confusion matrix, 8 surest mistakes."""
     with matplotlib.rc_context(_STYLE):
         drawn = {"confusion_matrix": _confusion(result.confusion)}
         if result.mistakes:
-            wrong = {"": result.surest_mistakes[:16]}
+            wrong = {"": result.surest_mistakes[:8]}
             drawn["mistakes"] = _digits(images, result, wrong, columns=8)
         canvases = {name: FigureCanvasAgg(figure) for name, figure in drawn.items()}
         for canvas in canvases.values():
