@@ -48,7 +48,9 @@ def main() -> int:
     finally:
         podman("pod", "rm", "--force", "--ignore", *PODS)
         podman("network", "rm", NETWORK)
-        podman("volume", "rm", "--force", RUNS, DATA)
+        files = [f"{pod}-tmp" for pod in PODS] + [f"{pod[:-2]}-flags" for pod in PODS]
+        for name in (RUNS, DATA, *files):
+            subprocess.run(["podman", "volume", "rm", "--force", name], capture_output=True)
     print("every check passed")
     return 0
 
@@ -113,10 +115,14 @@ def to_pod(job: dict, index: int) -> dict[str, Any]:
     """Returns the pod that the Job controller would make for an index."""
     name, spec = job["metadata"]["name"], copy.deepcopy(job["spec"]["template"]["spec"])
     (container,) = spec["containers"]
+    container.pop("ports", None)  # podman would publish them on this machine
     if service := spec.pop("subdomain", None):
         hosts = [(address, f"{name}-{i}.{service}") for i, address in enumerate(ADDRESSES)]
         spec["hostAliases"] = [{"ip": address, "hostnames": [host]} for address, host in hosts]
         container["env"].append({"name": "JOB_COMPLETION_INDEX", "value": str(index)})
+    for each in (*spec["volumes"], *container["volumeMounts"]):
+        if each["name"] == "tmp":  # podman makes a volume of this name
+            each["name"] = f"{name}-{index}-tmp"
     # podman knows no subPath of a claim: each gets a volume of its own.
     for mount in container["volumeMounts"]:
         if "subPath" in mount:

@@ -46,22 +46,6 @@ def test_the_image_runs_as_the_user_that_the_manifests_name() -> None:
         assert f"runAsGroup: {int(group)}\n" in manifest
 
 
-def test_the_image_is_built_from_hashed_locks_on_a_base_that_can_be_pinned() -> None:
-    text = " ".join(arguments for _, arguments in instructions())
-    assert ("ARG", "REQUIREMENTS=requirements/gpu.txt") in instructions()
-    assert "--require-hashes" in text
-    assert "--no-cache-dir" in text
-    bases = [arguments.split()[0] for name, arguments in instructions() if name == "FROM"]
-    assert bases == ["${BASE_IMAGE}"] * 2
-    assert "--hash=sha256:" in (ROOT / "requirements/gpu.txt").read_text()
-
-
-def test_the_build_gets_nothing_but_the_package_and_the_locks() -> None:
-    lines = (ROOT / ".dockerignore").read_text().splitlines()
-    rules = [line for line in lines if not line.startswith("#")]
-    assert rules == ["*", "!requirements/*.txt", "!trainer", "**/__pycache__"]
-
-
 @pytest.mark.slow
 def test_the_pods_of_the_cpu_overlays_run_stop_resume_and_train_together() -> None:
     missing = [tool for tool in ("podman", "kubectl") if not shutil.which(tool)]
