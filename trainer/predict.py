@@ -1,7 +1,4 @@
-"""The second entry: classify image files with an exported model.
-
-Apart from training because it needs nothing of it: an export and pictures are enough.
-"""
+"""Reads the digits in image files with an exported model: `python -m trainer.predict`."""
 
 from __future__ import annotations
 
@@ -19,8 +16,10 @@ from trainer.run import files
 
 USAGE = "python -m trainer.predict --model_dir DIR image.png [more images] [--json]"
 MODEL_DIR = "directory of a finished run (its newest export is used) or of a SavedModel"
-CHUNK = 256  # images a model call: memory stays the same for any number of files
+CHUNK = 256  # images a model call: bounds the memory for any number of files
 _SIGNATURE = "serving_default"
+
+Classifier = Callable[[Any], tuple[Any, Any]]
 
 
 def find_export(model_dir: str) -> str:
@@ -33,148 +32,116 @@ def find_export(model_dir: str) -> str:
     Raises `UsageError` if there is none.
     """
     try:
-        if _is_export(model_dir):
-            return model_dir
         versions = files.join(model_dir, "saved_model")
         steps = [name for name in files.names_in(versions) if re.fullmatch("[0-9]+", name)]
-        for step in sorted(steps, key=int, reverse=True):
-            if _is_export(files.join(versions, step)):
-                return files.join(versions, step)
-        found = "holds no exported model" if files.exists(model_dir) else "does not exist"
-    except (
-        Exception
-    ) as error:  # tf.io.gfile's have TensorFlow's types, not imported for a local path
+        exports = [files.join(versions, step) for step in sorted(steps, key=int, reverse=True)]
+        for directory in [model_dir, *exports]:
+            if files.exists(files.join(directory, "saved_model.pb")):
+                return directory
+        problem = "holds no exported model" if files.exists(model_dir) else "does not exist"
+    except Exception as error:  # tf.io.gfile's types, without importing TensorFlow for local paths
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        found = f"cannot be read ({reason})"
+        problem = f"cannot be read ({reason})"
     raise UsageError(
-        f"--model_dir={model_dir!r} {found}; name the directory of a finished run"
+        f"--model_dir={model_dir!r} {problem}; name the directory of a finished run"
         " (python -m trainer.task --model_dir DIR) or a SavedModel"
     )
 
 
-def _is_export(directory: str) -> bool:
-    return files.exists(files.join(directory, "saved_model.pb"))
+def load_classifier(export: str) -> Classifier:
+    """Returns the SavedModel `export` as a function of images, uint8 [n, 28, 28].
 
-
-def load_classifier(export: str) -> Callable[[Any], tuple[Any, Any]]:
-    """Returns the function of the SavedModel `export` from uint8 [n, 28, 28] to int64 [n] and
-    float32 [n, 10].
-
-    These are the classes and their probabilities, as NumPy arrays. Raises `UsageError` if it is no
-    such model.
+    It returns NumPy arrays: classes int64 [n] and probabilities float32 [n, 10]. Raises
+    `UsageError` if `export` is no such model.
     """
     tf = startup.import_tensorflow()
-    failure = ""
-    with startup.quiet_stderr():
-        try:
+    try:
+        with startup.quiet_stderr():
             model = tf.saved_model.load(export)
-            outputs = set(model.signatures[_SIGNATURE].structured_outputs)
-            if not outputs >= {"classes", "probabilities"}:
-                failure = f"its signature {_SIGNATURE} gives {sorted(outputs)}"
-        except Exception as error:  # a damaged file surfaces as almost any type
-            lines = str(error).splitlines() or [""]
-            failure = f"{type(error).__name__}: {lines[0]}"
-    if failure:
+            serve = model.signatures[_SIGNATURE]
+            outputs = {
+                name: serve.structured_outputs[name] for name in ("classes", "probabilities")
+            }
+    except Exception as error:  # a damaged file raises almost any type
+        lines = str(error).splitlines() or [""]
         raise UsageError(
-            f"--model_dir: {export!r} is not a digit classifier that can be loaded ({failure});"
-            " export it anew"
-        )
+            f"--model_dir: {export!r} is not a digit classifier that can be loaded"
+            f" ({type(error).__name__}: {lines[0]}); export it anew"
+        ) from error
 
     def classify(images: Any) -> tuple[Any, Any]:
         answer = model.signatures[_SIGNATURE](images=tf.constant(images))
-        return answer["classes"].numpy(), answer["probabilities"].numpy()
+        classes, probabilities = (answer[name].numpy() for name in outputs)
+        return classes, probabilities
 
     return classify
 
 
 def predictions(
-    files: Sequence[str], export: str, refuse: Callable[[str, DataError], None]
-) -> Iterator[dict]:
-    """Yields `file`, `digit`, `confidence` and `probabilities` (of 0 to 9) for each of `files` that
-    shows a digit.
+    paths: Sequence[str], export: str, refuse: Callable[[str, DataError], None]
+) -> Iterator[dict[str, Any]]:
+    """Yields `file`, `digit`, `confidence` and `probabilities` (of 0 to 9) of each readable image.
 
-    Calls `refuse` with the name and the reason for each of the others. The model is loaded once
-    there is a digit.
+    Calls `refuse` with path and reason for the others. The model is loaded with the first digit.
     """
     import numpy as np
 
-    from trainer.picture.digits import read_digit
+    from trainer import picture
 
     classify = None
-    for start in range(0, len(files), CHUNK):
-        names, digits = [], []
-        for file in files[start : start + CHUNK]:
+    for start in range(0, len(paths), CHUNK):
+        digits = {}
+        for path in paths[start : start + CHUNK]:
             try:
-                digits.append(read_digit(file))
-                names.append(file)
+                digits[path] = picture.read_digit(path)
             except DataError as error:
-                refuse(file, error)
-        if not names:
+                refuse(path, error)
+        if not digits:
             continue
         classify = classify or load_classifier(export)
-        for file, digit, probabilities in zip(names, *classify(np.stack(digits)), strict=True):
-            shares = [round(float(share), 6) for share in probabilities]
+        classes, probabilities = classify(np.stack(list(digits.values())))
+        for path, digit, row in zip(digits, classes, probabilities, strict=True):
+            shares = [round(float(share), 6) for share in row]
             yield {
-                "file": file,
+                "file": path,
                 "digit": int(digit),
                 "confidence": shares[digit],
                 "probabilities": shares,
             }
 
 
-def _row(prediction: dict, width: int) -> str:
+def _row(prediction: dict[str, Any], width: int) -> str:
     shares = prediction["probabilities"]
-    second = max(
-        (digit for digit in range(10) if digit != prediction["digit"]), key=shares.__getitem__
-    )
+    second = max(set(range(10)) - {prediction["digit"]}, key=shares.__getitem__)
     return (
         f"{command_line.printable(prediction['file']):<{width}}  {prediction['digit']:>5}"
-        f"  {prediction['confidence']:>10.1%}"
-        f"  {second:>6} {shares[second]:>6.1%}"
+        f"  {prediction['confidence']:>10.1%}  {second:>6} {shares[second]:>6.1%}"
     )
-
-
-def _flags() -> flags.FlagValues:
-    values = command_line.flag_values()
-    flags.DEFINE_string("model_dir", None, MODEL_DIR, flag_values=values)
-    flags.DEFINE_bool(
-        "json",
-        False,
-        "print one JSON object a file and line instead of the table",
-        flag_values=values,
-    )
-    return values
 
 
 def run(argv: Sequence[str]) -> int:
-    """Answers the command line `argv` (its first word is the program) on standard output; returns
-    the exit code.
-    """
-    values = _flags()
-    files = command_line.parse(
-        argv,
-        values,
-        summary="Reads the digits in PNG or JPEG files with an exported model.",
-        usage=USAGE,
-    )
-    if files is None:
+    """Prints the answers to the command line `argv` (program first); returns the exit code."""
+    values = command_line.flag_values()
+    flags.DEFINE_string("model_dir", None, MODEL_DIR, flag_values=values)
+    flags.DEFINE_bool("json", False, "print one JSON object a line", flag_values=values)
+    summary = "Reads the digits in PNG or JPEG files with an exported model."
+    paths = command_line.parse(argv, values, summary=summary, usage=USAGE)
+    if paths is None:
         return 0
     if not values.model_dir:
         raise UsageError(f"--model_dir is missing; usage: {USAGE}")
-    if not files:
+    if not paths:
         raise UsageError(f"no images given; usage: {USAGE}")
     export = find_export(values.model_dir)
+    refused = []
 
-    refused = 0
+    def refuse(path: str, error: DataError) -> None:
+        refused.append(path)
+        print(f"error: {command_line.printable(path)}: {error}", file=sys.stderr)
 
-    def refuse(file: str, error: DataError) -> None:
-        nonlocal refused
-        refused += 1
-        print(f"error: {command_line.printable(file)}: {error}", file=sys.stderr)
-
-    width = max(len("file"), *(len(command_line.printable(file)) for file in files))
-    for index, prediction in enumerate(predictions(files, export, refuse)):
-        if not values.json and index == 0:
+    width = max(len("file"), *(len(command_line.printable(path)) for path in paths))
+    for number, prediction in enumerate(predictions(paths, export, refuse)):
+        if number == 0 and not values.json:
             print(f"{'file':<{width}}  digit  confidence  second choice")
         print(json.dumps(prediction) if values.json else _row(prediction, width))
     return DataError.exit_code if refused else 0
