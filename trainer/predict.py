@@ -90,17 +90,18 @@ def predictions(
 
     classify = None
     for start in range(0, len(paths), CHUNK):
-        digits = {}
+        names, digits = [], []
         for path in paths[start : start + CHUNK]:
             try:
-                digits[path] = picture.read_digit(path)
+                digits.append(picture.read_digit(path))
+                names.append(path)
             except DataError as error:
                 refuse(path, error)
-        if not digits:
+        if not names:
             continue
         classify = classify or load_classifier(export)
-        classes, probabilities = classify(np.stack(list(digits.values())))
-        for path, digit, row in zip(digits, classes, probabilities, strict=True):
+        classes, probabilities = classify(np.stack(digits))
+        for path, digit, row in zip(names, classes, probabilities, strict=True):
             shares = [round(float(share), 6) for share in row]
             yield {
                 "file": path,

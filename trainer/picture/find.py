@@ -89,7 +89,7 @@ def _strokes(ink: np.ndarray) -> np.ndarray:
     # A shadow or the sheet's end lies along the edge; a digit touches it with its strokes at most.
     edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     share = np.bincount(edges, minlength=count) / edges.size
-    main = int(np.argmax(mass / (1 + 40 * share)))
+    main = int(np.argmax(mass / (1 + (30 * share) ** 2)))
     candidates = (mass >= 0.02 * mass[main]) & (share <= max(0.1, share[main]))
     return _with_neighbours(labels, main, np.flatnonzero(candidates))
 
