@@ -10,18 +10,14 @@ import json
 import pathlib
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags
-from werkzeug.exceptions import (
-    Forbidden,
-    HTTPException,
-    UnprocessableEntity,
-    UnsupportedMediaType,
-)
+from werkzeug.exceptions import HTTPException, abort
 from werkzeug.routing import Map, Rule
 from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.utils import send_from_directory
 from werkzeug.wrappers import Request, Response
 
 from trainer import predict
@@ -33,15 +29,14 @@ HOST, PORT = "127.0.0.1", 8028
 MAX_BODY = 1 << 20  # bytes; the page sends some 3 kB
 MAX_PIXELS = 1 << 20  # the page sends 176 x 176
 
-_ROUTES = Map(
-    [
-        Rule("/", endpoint="page.html", methods=["GET"]),
-        Rule("/style.css", endpoint="style.css", methods=["GET"]),
-        Rule("/script.js", endpoint="script.js", methods=["GET"]),
-        Rule("/read", endpoint="read", methods=["POST"]),
-    ]
-)
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+_PAGE = pathlib.Path(__file__).with_name("draw_page")
+_ROUTES = Map([Rule("/read", endpoint="read", methods=["POST"])])
+for _path, _file in {
+    "/": "page.html",
+    "/style.css": "style.css",
+    "/script.js": "script.js",
+}.items():
+    _ROUTES.add(Rule(_path, endpoint=_file, methods=["GET"]))
 _HEADERS = {
     # The page loads its own style and script, and nothing from elsewhere.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
@@ -64,67 +59,52 @@ class _Request(Request):
 class _Handler(WSGIRequestHandler):
     timeout = 30  # seconds: a connection without a byte for so long is closed
 
-    def log_request(self, *_: Any) -> None:
+    def log(self, *_: Any) -> None:
         """Logs no requests: a line for each stroke would bury the address."""
 
-    def log_error(self, *_: Any) -> None:
-        """Logs no malformed requests."""
 
+def application(classify: predict.Classifier) -> Callable[..., Iterable[bytes]]:
+    """Returns the WSGI application: the page, and `POST /read` for its drawings.
 
-class Application:
-    """The WSGI application: the page, and `POST /read` for its drawings.
-
-    `/read` takes a PNG or JPEG image of at most `MAX_PIXELS` and answers JSON: `digit`,
-    `probabilities` (of 0 to 9) and `seen`, the 28 rows of the image that the model got, 0 black to
-    255 white. Refusals are JSON with one line, `error`.
+    `/read` takes a PNG or JPEG image and answers JSON: what `predict_digit` returns, and `seen`,
+    the image that the model got, 28 rows of 0 black to 255 white. Refusals are JSON: `error`.
     """
 
-    def __init__(self, classify: predict.Classifier):
-        self._classify = classify
-        directory = pathlib.Path(__file__).with_name("draw_page")
-        self._page = {path.name: path for path in directory.iterdir()}
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        request = _Request(environ)
+    @_Request.application
+    def answer(request: _Request) -> Response:
         try:
-            response = self._answer(request)
+            response = _answer(request, classify)
         except HTTPException as error:
-            body = json.dumps({"error": error.description})
-            response = Response(body, error.code, mimetype="application/json")
+            response = _json({"error": error.description}, error.code)
         response.headers.update(_HEADERS)
-        return response(environ, start_response)
+        return response
 
-    def _answer(self, request: Request) -> Response:
-        if request.origin not in (None, f"http://{request.host}"):
-            raise Forbidden("another site's page may not ask; open this one")
-        endpoint, _ = _ROUTES.bind_to_environ(request).match()
-        if endpoint != "read":
-            path = self._page[endpoint]
-            return Response(path.read_bytes(), mimetype=_TYPES[path.suffix])
-        if request.mimetype not in ("image/png", "image/jpeg"):
-            raise UnsupportedMediaType("send a PNG or JPEG image, with its Content-Type")
-        body = json.dumps(self._read(request.get_data()))
-        return Response(body, mimetype="application/json")
+    return answer
 
-    def _read(self, image: bytes) -> dict[str, Any]:
-        from trainer import picture
 
-        try:
-            digit = picture.read_digit(io.BytesIO(image), max_pixels=MAX_PIXELS)
-        except DataError as error:
-            raise UnprocessableEntity(f"the image {error}") from error
-        classes, probabilities = self._classify(digit[None])
-        return {
-            "digit": int(classes[0]),
-            "probabilities": [round(float(share), 6) for share in probabilities[0]],
-            "seen": digit.tolist(),
-        }
+def _answer(request: _Request, classify: predict.Classifier) -> Response:
+    from trainer import picture
+
+    if request.origin not in (None, f"http://{request.host}"):
+        abort(403, "another site's page may not ask; open this one")
+    endpoint, _ = _ROUTES.bind_to_environ(request.environ).match()
+    if endpoint != "read":
+        return send_from_directory(_PAGE, endpoint, request.environ)
+    if request.mimetype not in ("image/png", "image/jpeg"):
+        abort(415, "send a PNG or JPEG image, with its Content-Type")
+    try:
+        digit = picture.read_digit(io.BytesIO(request.get_data()), MAX_PIXELS)
+    except DataError as error:
+        abort(422, f"the image {error}")
+    return _json(predict.predict_digit(classify, digit) | {"seen": digit.tolist()})
+
+
+def _json(value: dict[str, Any], status: int | None = 200) -> Response:
+    return Response(json.dumps(value), status, mimetype="application/json")
 
 
 def _listen(port: int) -> socket.socket:
-    """Binds the port before a model is loaded; werkzeug answers a taken one with an exit of its
-    own.
-    """
+    """Binds the port here, because werkzeug exits where it is taken."""
     try:
         return socket.create_server((HOST, port))
     except OSError as error:
@@ -149,13 +129,9 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"--model_dir is missing; usage: {USAGE}")
     export = predict.find_export(values.model_dir)
     with _listen(values.port) as listener:
-        import numpy as np
-
-        classify = predict.load_classifier(export)
-        classify(np.zeros((1, 28, 28), np.uint8))  # the first call traces, a hundred times as long
+        app = application(predict.load_classifier(export))
         port, fd = listener.getsockname()[1], listener.fileno()
-        app = Application(classify)
-        server = make_server(HOST, port, app, True, request_handler=_Handler, fd=fd)
+        server = make_server(HOST, port, app, True, False, _Handler, fd=fd)
         where = f"http://{HOST}:{port}/ for {command_line.printable(export)}"
         print(f"draw at {where}; Ctrl-C ends it", flush=True)
         server.serve_forever()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
@@ -16,8 +16,6 @@ from trainer.run import files
 
 USAGE = "python -m trainer.predict --model_dir DIR image.png [more images] [--json]"
 MODEL_DIR = "directory of a finished run (its newest export is used) or of a SavedModel"
-CHUNK = 256  # images a model call: bounds the memory for any number of files
-_SIGNATURE = "serving_default"
 
 Classifier = Callable[[Any], tuple[Any, Any]]
 
@@ -54,70 +52,64 @@ def load_classifier(export: str) -> Classifier:
     It returns NumPy arrays: classes int64 [n] and probabilities float32 [n, 10]. Raises
     `UsageError` if `export` is no such model.
     """
+    import numpy as np
+
     tf = startup.import_tensorflow()
+
+    def classify(images: Any) -> tuple[Any, Any]:
+        answer = model.signatures["serving_default"](images=tf.constant(images))
+        return answer["classes"].numpy(), answer["probabilities"].numpy()
+
     try:
         with startup.quiet_stderr():
             model = tf.saved_model.load(export)
-            serve = model.signatures[_SIGNATURE]
-            outputs = {
-                name: serve.structured_outputs[name] for name in ("classes", "probabilities")
-            }
+            classify(np.zeros((1, 28, 28), np.uint8))  # the first call is the slow one
     except Exception as error:  # a damaged file raises almost any type
-        lines = str(error).splitlines() or [""]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UsageError(
-            f"--model_dir: {export!r} is not a digit classifier that can be loaded"
-            f" ({type(error).__name__}: {lines[0]}); export it anew"
+            f"--model_dir: {export!r} is not a digit classifier that can be loaded ({reason});"
+            " export it anew"
         ) from error
-
-    def classify(images: Any) -> tuple[Any, Any]:
-        answer = model.signatures[_SIGNATURE](images=tf.constant(images))
-        classes, probabilities = (answer[name].numpy() for name in outputs)
-        return classes, probabilities
-
     return classify
 
 
-def predictions(
-    paths: Sequence[str], export: str, refuse: Callable[[str, DataError], None]
-) -> Iterator[dict[str, Any]]:
-    """Yields `file`, `digit`, `confidence` and `probabilities` (of 0 to 9) of each readable image.
+def predict_digit(classify: Classifier, image: Any) -> dict[str, Any]:
+    """Returns `digit`, `confidence` and `probabilities` (of 0 to 9) of an image, uint8 [28, 28]."""
+    classes, probabilities = classify(image[None])
+    digit, shares = int(classes[0]), [round(float(share), 6) for share in probabilities[0]]
+    return {"digit": digit, "confidence": shares[digit], "probabilities": shares}
 
-    Calls `refuse` with path and reason for the others. The model is loaded with the first digit.
-    """
-    import numpy as np
 
+def _row(name: str, prediction: dict[str, Any], width: int) -> str:
+    digit, shares = prediction["digit"], prediction["probabilities"]
+    second = max(set(range(10)) - {digit}, key=shares.__getitem__)
+    return (
+        f"{name:<{width}}  {digit:>5}  {shares[digit]:>10.1%}  {second:>6} {shares[second]:>6.1%}"
+    )
+
+
+def _print_predictions(paths: Sequence[str], export: str, as_json: bool) -> int:
+    """Prints a row or a JSON line for each image, the model loaded with the first digit."""
     from trainer import picture
 
-    classify = None
-    for start in range(0, len(paths), CHUNK):
-        names, digits = [], []
-        for path in paths[start : start + CHUNK]:
-            try:
-                digits.append(picture.read_digit(path))
-                names.append(path)
-            except DataError as error:
-                refuse(path, error)
-        if not names:
+    names = [command_line.printable(path) for path in paths]
+    width = max(len(name) for name in ["file", *names])
+    classify, code = None, 0
+    for path, name in zip(paths, names, strict=True):
+        try:
+            image = picture.read_digit(path)
+        except DataError as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            code = error.exit_code
             continue
-        classify = classify or load_classifier(export)
-        classes, probabilities = classify(np.stack(digits))
-        for path, digit, row in zip(names, classes, probabilities, strict=True):
-            shares = [round(float(share), 6) for share in row]
-            yield {
-                "file": path,
-                "digit": int(digit),
-                "confidence": shares[digit],
-                "probabilities": shares,
-            }
-
-
-def _row(prediction: dict[str, Any], width: int) -> str:
-    shares = prediction["probabilities"]
-    second = max(set(range(10)) - {prediction["digit"]}, key=shares.__getitem__)
-    return (
-        f"{command_line.printable(prediction['file']):<{width}}  {prediction['digit']:>5}"
-        f"  {prediction['confidence']:>10.1%}  {second:>6} {shares[second]:>6.1%}"
-    )
+        if classify is None:
+            classify = load_classifier(export)
+            if not as_json:
+                print(f"{'file':<{width}}  digit  confidence  second choice")
+        prediction = predict_digit(classify, image)
+        line = json.dumps({"file": path} | prediction)
+        print(line if as_json else _row(name, prediction, width))
+    return code
 
 
 def run(argv: Sequence[str]) -> int:
@@ -133,19 +125,7 @@ def run(argv: Sequence[str]) -> int:
         raise UsageError(f"--model_dir is missing; usage: {USAGE}")
     if not paths:
         raise UsageError(f"no images given; usage: {USAGE}")
-    export = find_export(values.model_dir)
-    refused = []
-
-    def refuse(path: str, error: DataError) -> None:
-        refused.append(path)
-        print(f"error: {command_line.printable(path)}: {error}", file=sys.stderr)
-
-    width = max(len("file"), *(len(command_line.printable(path)) for path in paths))
-    for number, prediction in enumerate(predictions(paths, export, refuse)):
-        if number == 0 and not values.json:
-            print(f"{'file':<{width}}  digit  confidence  second choice")
-        print(json.dumps(prediction) if values.json else _row(prediction, width))
-    return DataError.exit_code if refused else 0
+    return _print_predictions(paths, find_export(values.model_dir), values.json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

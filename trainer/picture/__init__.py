@@ -6,19 +6,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from trainer.picture.decode import MAX_PIXELS, decode, read_file
+from trainer.picture.decode import MAX_PIXELS, decode
 from trainer.picture.find import find_digit
 from trainer.picture.normalize import to_mnist
 
 
-def read_digit(source: str | BinaryIO, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_digit(source: str | BinaryIO, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Returns the digit in a PNG or JPEG image as uint8 [28, 28], white on black.
 
-    Args:
-      source: the path of a file, or an open binary one.
-      max_pixels: of the image, for an open file.
-
-    Raises `DataError`, one line without the file's name, if it cannot be read or shows no digit.
+    Takes what `decode` takes; raises `DataError` if it cannot be read or shows no digit.
     """
-    gray = read_file(source) if isinstance(source, str) else decode(source, max_pixels=max_pixels)
-    return to_mnist(find_digit(gray))
+    return to_mnist(find_digit(decode(source, max_pixels)))
