@@ -159,7 +159,7 @@ def test_a_process_answers_good_files_in_an_aligned_table_and_bad_ones_with_one_
         errors,
         [
             "text\\n.png: is not a PNG",
-            "is not a regular file",
+            "Is a directory",
             "shows no digit",
             "gone.png: cannot",
         ],
