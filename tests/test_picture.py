@@ -125,6 +125,17 @@ def test_a_fine_pens_strokes_come_out_as_wide_as_mnists():
     assert alike(fine, mnist(drawn(stroke=16)))
 
 
+@pytest.mark.parametrize("shape", [(280, 280), (20_000, 2), (2, 20_000)])
+@pytest.mark.parametrize("width", [1, 2, 30])
+def test_a_straight_stroke_is_a_digit_in_the_middle_whatever_the_pictures_shape(shape, width):
+    gray = np.full(shape, 255, np.uint8)
+    longer = gray if shape[0] >= shape[1] else gray.T
+    longer[longer.shape[0] // 3 : longer.shape[0] // 2, :width] = 0
+    found = mnist(gray)
+    assert found.max() == 255
+    assert abs((found / found.sum()).sum(1) @ np.arange(28) - 14) <= 0.6
+
+
 def test_specks_are_dropped_and_a_detached_bar_is_kept(digit):
     dirty = drawn().copy()
     dirty[8:12, 8:12] = dirty[262:266, 20:24] = 255

@@ -26,8 +26,7 @@ def to_mnist(ink: np.ndarray) -> np.ndarray:
     if not DIGIT - 1 <= max(ink.shape) <= DIGIT:  # so near, resampling blurs more than it mends
         ink = resize(_thicken(ink), DIGIT)
     ink = np.clip(ink / _full_ink(ink), 0, 1)
-    moments = cv2.moments(ink)
-    centre = np.array([moments["m01"], moments["m10"]]) / moments["m00"]
+    centre = (np.indices(ink.shape) * ink).sum((1, 2)) / ink.sum()
     height, width = ink.shape
     top, left = np.clip(np.rint(FIELD / 2 - centre), 0, FIELD - np.array(ink.shape)).astype(int)
     field = np.zeros((FIELD, FIELD), np.uint8)
