@@ -1,29 +1,18 @@
-"""A headless Chromium for tests of pages, driven over its DevTools protocol.
-
-The protocol (https://chromedevtools.github.io/devtools-protocol/) goes over two pipes, so that the
-browser alone is enough: no driver, no package.
-"""
+"""A headless Chromium for tests of pages, driven by selenium: the fixture `browser`."""
 
 from __future__ import annotations
 
-import base64
-import fcntl
-import json
-import os
-import pathlib
-import select
 import shutil
-import subprocess
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-MACOS = pathlib.Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE_S = 60  # for what takes a fraction of a second on an idle machine
 FLAGS = [
-    "--headless",
+    "--headless=new",
     "--no-sandbox",  # root in a container has no sandbox; the pages are ours
     "--disable-gpu",
     "--disable-quic",
@@ -32,187 +21,68 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
-    "--remote-debugging-pipe",
 ]
 
 
-def find_chromium() -> str:
-    """Returns the path of a Chromium; the test is skipped where there is none."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None and MACOS.exists():
-        found = str(MACOS)
-    if found is None:
-        pytest.skip(f"needs Chromium: none of {', '.join(NAMES)} is on the PATH")
-    return found
-
-
-def find_axe() -> str:
-    """Returns the source of axe-core; the test is skipped where it is not named."""
-    path = os.environ.get("AXE_CORE")
-    if not path:
-        pytest.skip("needs axe-core: npm install axe-core, set AXE_CORE to its axe.min.js")
-    return pathlib.Path(path).read_text(encoding="utf-8")
-
-
 class Browser:
-    """One tab of a browser of its own.
+    """A window of Chromium; `driver` is selenium's, for all that is not here."""
 
-    Args:
-      profile: a new directory for what it remembers.
+    def __init__(self, driver: Any):
+        self.driver = driver
 
-    Attributes:
-      requests: the addresses it has asked for since the last `open`.
-      complaints: what it wrote to the console as errors, or refused to load.
-    """
-
-    def __init__(self, profile: pathlib.Path):
-        # Chromium reads commands from descriptor 3 and writes to 4; ours are moved out of the way.
-        pipes = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (*os.pipe(), *os.pipe())]
-        theirs_in, self._out, self._in, theirs_out = pipes
-        command = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
-        self._process = subprocess.Popen(
-            ["bash", "-c", command, "bash", find_chromium(), *FLAGS, f"--user-data-dir={profile}"],
-            pass_fds=(theirs_in, theirs_out),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self._buffer, self._number, self._session = b"", 0, None
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
-
-    def close(self) -> None:
-        """Ends the browser."""
-        self._process.terminate()
-        try:
-            self._process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        os.close(self._in)
-        os.close(self._out)
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Returns the result of a command of the protocol."""
-        self._number += 1
-        message = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._out, json.dumps(message).encode() + b"\0")
-        while (answer := self._receive()).get("id") != self._number:
-            self._note(answer)
-        assert "error" not in answer, f"{method}: {answer['error']}"
-        return answer["result"]
-
-    def _receive(self) -> dict[str, Any]:
-        while b"\0" not in self._buffer:
-            assert select.select([self._in], [], [], PATIENCE_S)[0], "Chromium does not answer"
-            chunk = os.read(self._in, 1 << 20)
-            assert chunk, "Chromium has ended"
-            self._buffer += chunk
-        message, self._buffer = self._buffer.split(b"\0", 1)
-        return json.loads(message)
-
-    def _note(self, event: dict[str, Any]) -> None:
-        parameters = event.get("params", {})
-        if event.get("method") == "Network.requestWillBeSent":
-            self.requests.append(parameters["request"]["url"])
-        elif event.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error":
-            self.complaints.append(parameters["entry"]["text"])
-        elif event.get("method") == "Runtime.exceptionThrown":
-            self.complaints.append(json.dumps(parameters["exceptionDetails"]))
-
-    def open(self, address: str, *, wide: int = 1000, high: int = 800, phone: bool = False) -> None:
-        """Shows the page at `address` in a window of so many CSS pixels and waits until it is
-        there.
-        """
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=wide,
-            height=high,
-            deviceScaleFactor=2 if phone else 1,
-            mobile=phone,
-        )
-        self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
-        self.call("Page.navigate", url="about:blank")
-        self.wait("location.href === 'about:blank'")
-        self.requests.clear()
-        self.complaints.clear()
-        self.call("Page.navigate", url=address)
-        self.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
+    def open(self, address: str, *, width: int = 1000, height: int = 800) -> None:
+        """Shows the page at `address`, `width` x `height` CSS pixels, with an empty console log."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        self.driver.get("about:blank")
+        self.errors()
+        self.driver.get(address)
 
     def run(self, script: str) -> Any:
-        """Returns the JSON value of an expression, awaited if it is a promise."""
-        answer = self.call(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
-        )
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
+        """Returns the value of a JavaScript expression; a promise is awaited."""
+        return self.driver.execute_script(f"return {script}")
 
     def wait(self, condition: str) -> None:
-        """Returns once the expression `condition` is true; fails if that takes too long."""
+        """Returns once the JavaScript expression `condition` is true."""
         end = time.monotonic() + PATIENCE_S
         while not self.run(condition):
             assert time.monotonic() < end, f"never true: {condition}"
-            time.sleep(0.02)
+            time.sleep(0.05)
 
-    def prefer(self, **features: str) -> None:
-        """Sets what the person prefers: `color_scheme="dark"`, `reduced_motion="reduce"`."""
-        self.call(
-            "Emulation.setEmulatedMedia",
-            features=[
-                {"name": f"prefers-{name.replace('_', '-')}", "value": value}
-                for name, value in features.items()
-            ],
-        )
+    def errors(self) -> list[str]:
+        """Returns what the console holds of errors and refused loads, and empties it."""
+        return [entry["message"] for entry in self.driver.get_log("browser")]
 
-    def mouse(self, kind: str, x: float, y: float) -> None:
-        """Sends the mouse: `kind` is `Pressed`, `Moved` or `Released`."""
-        buttons = {"button": "left", "buttons": 1, "clickCount": 1}
-        self.call("Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, **buttons)
+    def requests(self) -> list[str]:
+        """Returns the addresses of the page and of all that it has loaded, data: left out."""
+        loaded = "[location.href, ...performance.getEntriesByType('resource').map((r) => r.name)]"
+        return [url for url in self.run(loaded) if not url.startswith("data:")]
 
-    def touch(self, kind: str, *points: tuple[float, float]) -> None:
-        """Sends fingers: `kind` is `Start`, `Move` or `End`; `points` are those on the glass."""
-        at = [{"x": x, "y": y} for x, y in points]
-        self.call("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=at)
+    def prefer_color_scheme(self, scheme: str) -> None:
+        """Sets what pages find in prefers-color-scheme: `light` or `dark`."""
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
-    def key(self, name: str, *, kinds: tuple[str, ...] = ("keyDown", "keyUp")) -> None:
-        """Presses and releases a key, by its `KeyboardEvent.key`."""
-        code, number = {
-            " ": ("Space", 32),
-            "Tab": ("Tab", 9),
-            "Backspace": ("Backspace", 8),
-            "Delete": ("Delete", 46),
-            "Enter": ("Enter", 13),
-            "ArrowLeft": ("ArrowLeft", 37),
-            "ArrowUp": ("ArrowUp", 38),
-            "ArrowRight": ("ArrowRight", 39),
-            "ArrowDown": ("ArrowDown", 40),
-        }[name]
-        text = {" ": " ", "Enter": "\r"}.get(name, "")
-        for kind in kinds:
-            self.call(
-                "Input.dispatchKeyEvent",
-                type=kind,
-                key=name,
-                code=code,
-                windowsVirtualKeyCode=number,
-                text=text if kind == "keyDown" else "",
-            )
 
-    def screenshot(self) -> bytes:
-        """Returns the window as a PNG file."""
-        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A Chromium with a new profile; skipped where it or its driver is missing."""
+    chromium, driver = (
+        next(filter(None, map(shutil.which, names)), None)
+        for names in (CHROMIUM, ("chromedriver",))
+    )
+    if not chromium or not driver:
+        pytest.skip("needs Chromium and chromedriver: apt-get install chromium chromium-driver")
+    from selenium import webdriver
 
-    def violations(self) -> list[str]:
-        """Returns what axe-core finds wrong with the page for people with disabilities."""
-        self.run(find_axe() + "; 0")
-        found = self.run("axe.run().then((result) => result.violations)")
-        return [f"{each['id']}: {each['help']} {each['nodes'][0]['html']}" for each in found]
+    profile = tmp_path_factory.mktemp("chromium")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        yield Browser(chrome)
+    finally:
+        chrome.quit()

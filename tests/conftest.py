@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import runs
+from browser import browser  # noqa: F401, a fixture
 
 
 @pytest.fixture(scope="session")

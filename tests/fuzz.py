@@ -22,14 +22,14 @@ def fuzz(seconds: int, place: pathlib.Path) -> None:
 
     with atheris.instrument_imports(include=["trainer"], enable_loader_override=False):
         from trainer.data import idx, npz
-        from trainer.picture import digits
+        from trainer import picture as pictures
     from trainer.errors import DataError
 
     readers = {
         "labels": lambda path: idx.read(path, ()),
         "images.gz": lambda path: idx.read(path, (28, 28)),
         "mnist.npz": npz.read,
-        "picture": digits.read_digit,
+        "picture": pictures.read_digit,
     }
 
     def read(content: bytes) -> None:

@@ -1,47 +1,44 @@
-"""A page on which a person draws a digit and sees what an exported model makes of it.
+"""Serves a page to draw a digit on and see what an exported model reads: `python -m trainer.draw`.
 
-The server is here, the page in `draw_page/`. A drawing is a picture like any other: it goes the way
-of an image file in `predict.py`, so that both read alike.
+The page is in `draw_page/`. A drawing is read as `trainer.predict` reads an image file.
 """
 
 from __future__ import annotations
 
-import contextlib
-import http
 import io
 import json
 import pathlib
-import re
 import socket
-import socketserver
 import sys
-import threading
-import traceback
-import urllib.parse
-from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from absl import flags
+from werkzeug.exceptions import HTTPException, abort
+from werkzeug.routing import Map, Rule
+from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.utils import send_from_directory
+from werkzeug.wrappers import Request, Response
 
 from trainer import predict
 from trainer.errors import DataError, UsageError
 from trainer.process import command_line
 
 USAGE = "python -m trainer.draw --model_dir DIR [--port PORT]"
-PORT = 8028
+HOST, PORT = "127.0.0.1", 8028
 MAX_BODY = 1 << 20  # bytes; the page sends some 3 kB
-MAX_PIXELS = 1 << 20  # the page sends 176 x 176; this many take a fraction of a second
-DEADLINE_S = 10.0  # for a whole request to arrive; the page's takes milliseconds
-_DRAINED = 16 << 20  # bytes of a body too large that are read, so that the refusal is read too
+MAX_PIXELS = 1 << 20  # the page sends 176 x 176
 
-_PAGE = {
-    "/": ("page.html", "text/html; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/script.js": ("script.js", "text/javascript; charset=utf-8"),
-}
+_PAGE = pathlib.Path(__file__).with_name("draw_page")
+_ROUTES = Map([Rule("/read", endpoint="read", methods=["POST"])])
+for _path, _file in {
+    "/": "page.html",
+    "/style.css": "style.css",
+    "/script.js": "script.js",
+}.items():
+    _ROUTES.add(Rule(_path, endpoint=_file, methods=["GET"]))
 _HEADERS = {
-    # What the page may load: its own style and script, and nothing from elsewhere.
+    # The page loads its own style and script, and nothing from elsewhere.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
     " connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none';"
     " frame-ancestors 'none'",
@@ -51,248 +48,79 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-# The names of this machine only: a foreign page whose name is made to resolve to 127.0.0.1 (DNS
-# rebinding) still says its own. Any port, because a tunnel (ssh -L) may change it.
-_LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 
 
-class Refusal(Exception):
-    """A request that is answered with an HTTP status and one line.
+class _Request(Request):
+    max_content_length = MAX_BODY
+    # DNS rebinding: a foreign page whose name resolves to 127.0.0.1 still sends its own name.
+    trusted_hosts = ("localhost", "127.0.0.1", "[::1]")
 
-    Args:
-      status: of class 4xx.
-      message: what was wrong and what to do.
-      headers: to send with it.
+
+class _Handler(WSGIRequestHandler):
+    timeout = 30  # seconds: a connection without a byte for so long is closed
+
+    def log(self, *_: Any) -> None:
+        """Logs no requests: a line for each stroke would bury the address."""
+
+
+def application(classify: predict.Classifier) -> Callable[..., Iterable[bytes]]:
+    """Returns the WSGI application: the page, and `POST /read` for its drawings.
+
+    `/read` takes a PNG or JPEG image and answers JSON: what `predict_digit` returns, and `seen`,
+    the image that the model got, 28 rows of 0 black to 255 white. Refusals are JSON: `error`.
     """
 
-    def __init__(self, status: http.HTTPStatus, message: str, **headers: str):
-        super().__init__(message)
-        self.status, self.headers = status, headers
-
-
-def read_drawing(body: bytes, classify: Callable[[Any], tuple[Any, Any]]) -> dict[str, Any]:
-    """Returns what the model makes of a picture, as JSON values.
-
-    These are `digit`, `probabilities` (of 0 to 9) and `seen`, the 28 rows of the image that the
-    model got, 0 black to 255 white.
-
-    Args:
-      body: a PNG or JPEG file of at most `MAX_PIXELS`.
-      classify: as `predict.load_classifier` returns it.
-
-    Raises `DataError` if it is no such file or shows no digit.
-    """
-    from trainer.picture.digits import find_digit, read_gray
-
-    seen = find_digit(read_gray(io.BytesIO(body), max_pixels=MAX_PIXELS))
-    classes, probabilities = classify(seen[None])
-    return {
-        "digit": int(classes[0]),
-        "probabilities": [round(float(share), 6) for share in probabilities[0]],
-        "seen": seen.tolist(),
-    }
-
-
-class Server(ThreadingHTTPServer):
-    """Serves the page and answers its drawings, each request in a thread of its own.
-
-    Bound to loopback at once, so that a port that is taken is known before a model is loaded;
-    answers once `serve` is called.
-
-    Args:
-      port: 0 takes any free one; `address` tells which.
-      deadline_s: how long a client may take to send a request.
-
-    Raises `UsageError` if the port cannot be had.
-    """
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self, port: int, *, deadline_s: float = DEADLINE_S):
-        self.deadline_s = deadline_s
-        directory = pathlib.Path(__file__).with_name("draw_page")
-        self.page = {
-            path: ((directory / name).read_bytes(), kind) for path, (name, kind) in _PAGE.items()
-        }
+    @_Request.application
+    def answer(request: _Request) -> Response:
         try:
-            super().__init__(("127.0.0.1", port), _Handler)
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UsageError(
-                f"--port={port} cannot be had ({reason}); give another one, 0 for any free one"
-            ) from error
+            response = _answer(request, classify)
+        except HTTPException as error:
+            response = _json({"error": error.description}, error.code)
+        response.headers.update(_HEADERS)
+        return response
 
-    def server_bind(self) -> None:
-        """Binds without `HTTPServer`'s look-up of the machine's name, which may ask the network."""
-        socketserver.TCPServer.server_bind(self)
-
-    @property
-    def address(self) -> str:
-        """Where the page is: `http://127.0.0.1:<port>/`."""
-        return f"http://127.0.0.1:{self.server_address[1]}/"
-
-    def serve(self, classify: Callable[[Any], tuple[Any, Any]]) -> None:
-        """Answers requests with the model `classify` until `shutdown` or an exception."""
-        self.classify = classify
-        self.serve_forever(poll_interval=0.1)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Passes over clients that went away; anything else is a failure of this program."""
-        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
-            super().handle_error(request, client_address)
+    return answer
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """One request a connection: nothing of a refused one can be taken for the next."""
+def _answer(request: _Request, classify: predict.Classifier) -> Response:
+    from trainer import picture
 
-    server: Server
-    default_request_version = "HTTP/1.0"  # an answer to nonsense has a status line, too
-    wbufsize = (
-        -1
-    )  # headers and body leave together; apart, they would wait for each other's receipt
-    timeout = 2 * DEADLINE_S  # for a client that does not take its answer
+    if request.origin not in (None, f"http://{request.host}"):
+        abort(403, "another site's page may not ask; open this one")
+    endpoint, _ = _ROUTES.bind_to_environ(request.environ).match()
+    if endpoint != "read":
+        return send_from_directory(_PAGE, endpoint, request.environ)
+    if request.mimetype not in ("image/png", "image/jpeg"):
+        abort(415, "send a PNG or JPEG image, with its Content-Type")
+    try:
+        digit = picture.read_digit(io.BytesIO(request.get_data()), MAX_PIXELS)
+    except DataError as error:
+        abort(422, f"the image {error}")
+    return _json(predict.predict_digit(classify, digit) | {"seen": digit.tolist()})
 
-    def handle(self) -> None:
-        self.late = False
-        timer = threading.Timer(self.server.deadline_s, self._stop_reading)
-        timer.daemon = True
-        timer.start()
-        try:
-            super().handle()
-        finally:
-            timer.cancel()
 
-    def _stop_reading(self) -> None:
-        # A timeout of the socket starts anew with each byte; this ends the request as a whole.
-        self.late = True
-        with contextlib.suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RD)
+def _json(value: dict[str, Any], status: int | None = 200) -> Response:
+    return Response(json.dumps(value), status, mimetype="application/json")
 
-    def _reply(self) -> None:
-        try:
-            # Before anything is refused: closing with bytes unread resets the connection, and the
-            # client might never see why.
-            body = self._body()
-            self._check_sender()
-            self._send(http.HTTPStatus.OK, *self._answer(body))
-        except Refusal as refusal:
-            self._send_error(refusal.status, str(refusal), refusal.headers)
-        except ConnectionError:
-            raise
-        except Exception:
-            traceback.print_exc()
-            self._send_error(
-                http.HTTPStatus.INTERNAL_SERVER_ERROR,
-                "unexpected failure; the terminal of trainer.draw shows it",
-            )
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = _reply
-
-    def _body(self) -> bytes:
-        length = self.headers.get("Content-Length", "0")
-        if not re.fullmatch("[0-9]{1,18}", length):
-            raise Refusal(
-                http.HTTPStatus.BAD_REQUEST, "Content-Length is not a number of bytes; correct it"
-            )
-        length = int(length)
-        if length > MAX_BODY:
-            missing = min(length, _DRAINED)
-            while missing > 0 and (chunk := self.rfile.read(min(missing, 1 << 16))):
-                missing -= len(chunk)
-            raise Refusal(
-                http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"an image may have {MAX_BODY:,} bytes; make it smaller",
-            )
-        body = self.rfile.read(length)
-        if len(body) < length:
-            status = http.HTTPStatus.REQUEST_TIMEOUT if self.late else http.HTTPStatus.BAD_REQUEST
-            raise Refusal(status, f"only {len(body):,} of {length:,} bytes came; send it anew")
-        return body
-
-    def _check_sender(self) -> None:
-        hosts = self.headers.get_all("Host", [])
-        if len(hosts) != 1 or not _LOOPBACK.fullmatch(hosts[0]):
-            raise Refusal(
-                http.HTTPStatus.MISDIRECTED_REQUEST,
-                f"this page is for this machine alone; open {self.server.address}",
-            )
-        if self.headers.get("Origin", f"http://{hosts[0]}") != f"http://{hosts[0]}":
-            raise Refusal(
-                http.HTTPStatus.FORBIDDEN, "another site's page may not ask; open this one"
-            )
-
-    def _answer(self, body: bytes) -> tuple[bytes, str]:
-        path = urllib.parse.urlsplit(self.path).path
-        if path not in self.server.page and path != "/read":
-            raise Refusal(http.HTTPStatus.NOT_FOUND, "there is nothing here; the page is at /")
-        methods = ("POST",) if path == "/read" else ("GET", "HEAD")
-        if self.command not in methods:
-            allowed = ", ".join(methods)
-            raise Refusal(http.HTTPStatus.METHOD_NOT_ALLOWED, f"use {allowed} here", Allow=allowed)
-        if path != "/read":
-            return self.server.page[path]
-        if "Content-Length" not in self.headers:
-            raise Refusal(
-                http.HTTPStatus.LENGTH_REQUIRED, "send the image with a Content-Length header"
-            )
-        if self.headers.get_content_type() not in ("image/png", "image/jpeg"):
-            raise Refusal(
-                http.HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-                "send a PNG or JPEG image, with Content-Type: image/png or image/jpeg",
-            )
-        try:
-            drawing = read_drawing(body, self.server.classify)
-        except DataError as error:
-            raise Refusal(http.HTTPStatus.UNPROCESSABLE_ENTITY, f"the image {error}") from error
-        return json.dumps(drawing).encode(), "application/json"
-
-    def _send(
-        self, status: http.HTTPStatus, body: bytes, kind: str, headers: dict[str, str] | None = None
-    ) -> None:
-        self.send_response_only(status)
-        for name, value in {**_HEADERS, **(headers or {})}.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def _send_error(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        body = json.dumps({"error": message}).encode()
-        self._send(http.HTTPStatus(status), body, "application/json", headers)
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base class says of a request it cannot parse, in this server's form."""
-        status = http.HTTPStatus(code)
-        self._send_error(status, f"{message or status.phrase}; send a plain HTTP/1.1 request")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: a line for each stroke would bury the one with the address."""
+def _listen(port: int) -> socket.socket:
+    """Binds the port here, because werkzeug exits where it is taken."""
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise UsageError(
+            f"--port={port} cannot be had ({error.strerror}); give another one, 0 for any free one"
+        ) from error
 
 
 def run(argv: Sequence[str]) -> int:
-    """Serves the page as the command line `argv` says, until it is interrupted; returns the exit
-    code.
-    """
+    """Serves the page as the command line `argv` says until Ctrl-C; returns the exit code."""
     values = flags.FlagValues()
     flags.DEFINE_string("model_dir", None, predict.MODEL_DIR, flag_values=values)
-    flags.DEFINE_integer(
-        "port",
-        PORT,
-        "on this machine's loopback address; 0 takes any free one",
-        lower_bound=0,
-        upper_bound=65535,
-        flag_values=values,
-    )
-    words = command_line.parse(
-        argv,
-        values,
-        usage="Opens a local page to draw a digit on and see what an exported model reads.\n\n"
-        f"  {USAGE}",
-    )
+    port_help = "on this machine's loopback address; 0 takes any free one"
+    flags.DEFINE_integer("port", PORT, port_help, 0, 65535, flag_values=values)
+    summary = "Opens a local page to draw a digit on and see what an exported model reads."
+    words = command_line.parse(argv, values, usage=f"{summary}\n\n  {USAGE}\n")
     if words is None:
         return 0
     if words:
@@ -300,16 +128,13 @@ def run(argv: Sequence[str]) -> int:
     if not values.model_dir:
         raise UsageError(f"--model_dir is missing; usage: {USAGE}")
     export = predict.find_export(values.model_dir)
-    with Server(values.port) as server:
-        import numpy as np
-
-        classify = predict.load_classifier(export)
-        classify(np.zeros((1, 28, 28), np.uint8))  # the first call takes a hundred times as long
-        print(
-            f"draw at {server.address} for {command_line.printable(export)}; Ctrl-C ends it",
-            flush=True,
-        )
-        server.serve(classify)
+    with _listen(values.port) as listener:
+        app = application(predict.load_classifier(export))
+        port, fd = listener.getsockname()[1], listener.fileno()
+        server = make_server(HOST, port, app, True, False, _Handler, fd=fd)
+        where = f"http://{HOST}:{port}/ for {command_line.printable(export)}"
+        print(f"draw at {where}; Ctrl-C ends it", flush=True)
+        server.serve_forever()
     return 0
 
 

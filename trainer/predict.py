@@ -1,14 +1,11 @@
-"""The second entry: classify image files with an exported model.
-
-Apart from training because it needs nothing of it: an export and pictures are enough.
-"""
+"""Reads the digits in image files with an exported model: `python -m trainer.predict`."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
@@ -19,8 +16,8 @@ from trainer.run import files
 
 USAGE = "python -m trainer.predict --model_dir DIR image.png [more images] [--json]"
 MODEL_DIR = "directory of a finished run (its newest export is used) or of a SavedModel"
-CHUNK = 256  # images a model call: memory stays the same for any number of files
-_SIGNATURE = "serving_default"
+
+Classifier = Callable[[Any], tuple[Any, Any]]
 
 
 def find_export(model_dir: str) -> str:
@@ -33,150 +30,102 @@ def find_export(model_dir: str) -> str:
     Raises `UsageError` if there is none.
     """
     try:
-        if _is_export(model_dir):
-            return model_dir
         versions = files.join(model_dir, "saved_model")
         steps = [name for name in files.names_in(versions) if re.fullmatch("[0-9]+", name)]
-        for step in sorted(steps, key=int, reverse=True):
-            if _is_export(files.join(versions, step)):
-                return files.join(versions, step)
-        found = "holds no exported model" if files.exists(model_dir) else "does not exist"
-    except (
-        Exception
-    ) as error:  # tf.io.gfile's have TensorFlow's types, not imported for a local path
+        exports = [files.join(versions, step) for step in sorted(steps, key=int, reverse=True)]
+        for directory in [model_dir, *exports]:
+            if files.exists(files.join(directory, "saved_model.pb")):
+                return directory
+        problem = "holds no exported model" if files.exists(model_dir) else "does not exist"
+    except Exception as error:  # tf.io.gfile's types, without importing TensorFlow for local paths
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        found = f"cannot be read ({reason})"
+        problem = f"cannot be read ({reason})"
     raise UsageError(
-        f"--model_dir={model_dir!r} {found}; name the directory of a finished run"
+        f"--model_dir={model_dir!r} {problem}; name the directory of a finished run"
         " (python -m trainer.task --model_dir DIR) or a SavedModel"
     )
 
 
-def _is_export(directory: str) -> bool:
-    return files.exists(files.join(directory, "saved_model.pb"))
+def load_classifier(export: str) -> Classifier:
+    """Returns the SavedModel `export` as a function of images, uint8 [n, 28, 28].
 
-
-def load_classifier(export: str) -> Callable[[Any], tuple[Any, Any]]:
-    """Returns the function of the SavedModel `export` from uint8 [n, 28, 28] to int64 [n] and
-    float32 [n, 10].
-
-    These are the classes and their probabilities, as NumPy arrays. Raises `UsageError` if it is no
-    such model.
-    """
-    tf = startup.import_tensorflow()
-    failure = ""
-    with startup.quiet_stderr():
-        try:
-            model = tf.saved_model.load(export)
-            outputs = set(model.signatures[_SIGNATURE].structured_outputs)
-            if not outputs >= {"classes", "probabilities"}:
-                failure = f"its signature {_SIGNATURE} gives {sorted(outputs)}"
-        except Exception as error:  # a damaged file surfaces as almost any type
-            lines = str(error).splitlines() or [""]
-            failure = f"{type(error).__name__}: {lines[0]}"
-    if failure:
-        raise UsageError(
-            f"--model_dir: {export!r} is not a digit classifier that can be loaded ({failure});"
-            " export it anew"
-        )
-
-    def classify(images: Any) -> tuple[Any, Any]:
-        answer = model.signatures[_SIGNATURE](images=tf.constant(images))
-        return answer["classes"].numpy(), answer["probabilities"].numpy()
-
-    return classify
-
-
-def predictions(
-    files: Sequence[str], export: str, refuse: Callable[[str, DataError], None]
-) -> Iterator[dict]:
-    """Yields `file`, `digit`, `confidence` and `probabilities` (of 0 to 9) for each of `files` that
-    shows a digit.
-
-    Calls `refuse` with the name and the reason for each of the others. The model is loaded once
-    there is a digit.
+    It returns NumPy arrays: classes int64 [n] and probabilities float32 [n, 10]. Raises
+    `UsageError` if `export` is no such model.
     """
     import numpy as np
 
-    from trainer.picture.digits import read_digit
+    tf = startup.import_tensorflow()
 
-    classify = None
-    for start in range(0, len(files), CHUNK):
-        names, digits = [], []
-        for file in files[start : start + CHUNK]:
-            try:
-                digits.append(read_digit(file))
-                names.append(file)
-            except DataError as error:
-                refuse(file, error)
-        if not names:
-            continue
-        classify = classify or load_classifier(export)
-        for file, digit, probabilities in zip(names, *classify(np.stack(digits)), strict=True):
-            shares = [round(float(share), 6) for share in probabilities]
-            yield {
-                "file": file,
-                "digit": int(digit),
-                "confidence": shares[digit],
-                "probabilities": shares,
-            }
+    def classify(images: Any) -> tuple[Any, Any]:
+        answer = model.signatures["serving_default"](images=tf.constant(images))
+        return answer["classes"].numpy(), answer["probabilities"].numpy()
+
+    try:
+        with startup.quiet_stderr():
+            model = tf.saved_model.load(export)
+            classify(np.zeros((1, 28, 28), np.uint8))  # the first call is the slow one
+    except Exception as error:  # a damaged file raises almost any type
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UsageError(
+            f"--model_dir: {export!r} is not a digit classifier that can be loaded ({reason});"
+            " export it anew"
+        ) from error
+    return classify
 
 
-def _row(prediction: dict, width: int) -> str:
-    shares = prediction["probabilities"]
-    second = max(
-        (digit for digit in range(10) if digit != prediction["digit"]), key=shares.__getitem__
-    )
+def predict_digit(classify: Classifier, image: Any) -> dict[str, Any]:
+    """Returns `digit`, `confidence` and `probabilities` (of 0 to 9) of an image, uint8 [28, 28]."""
+    classes, probabilities = classify(image[None])
+    digit, shares = int(classes[0]), [round(float(share), 6) for share in probabilities[0]]
+    return {"digit": digit, "confidence": shares[digit], "probabilities": shares}
+
+
+def _row(name: str, prediction: dict[str, Any], width: int) -> str:
+    digit, shares = prediction["digit"], prediction["probabilities"]
+    second = max(set(range(10)) - {digit}, key=shares.__getitem__)
     return (
-        f"{command_line.printable(prediction['file']):<{width}}  {prediction['digit']:>5}"
-        f"  {prediction['confidence']:>10.1%}"
-        f"  {second:>6} {shares[second]:>6.1%}"
+        f"{name:<{width}}  {digit:>5}  {shares[digit]:>10.1%}  {second:>6} {shares[second]:>6.1%}"
     )
 
 
-def _flags() -> flags.FlagValues:
-    values = flags.FlagValues()
-    flags.DEFINE_string("model_dir", None, MODEL_DIR, flag_values=values)
-    flags.DEFINE_bool(
-        "json",
-        False,
-        "print one JSON object a file and line instead of the table",
-        flag_values=values,
-    )
-    return values
+def _print_predictions(paths: Sequence[str], export: str, as_json: bool) -> int:
+    """Prints a row or a JSON line for each image, the model loaded with the first digit."""
+    from trainer import picture
+
+    names = [command_line.printable(path) for path in paths]
+    width = max(len(name) for name in ["file", *names])
+    classify, code = None, 0
+    for path, name in zip(paths, names, strict=True):
+        try:
+            image = picture.read_digit(path)
+        except DataError as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            code = error.exit_code
+            continue
+        if classify is None:
+            classify = load_classifier(export)
+            if not as_json:
+                print(f"{'file':<{width}}  digit  confidence  second choice")
+        prediction = predict_digit(classify, image)
+        line = json.dumps({"file": path} | prediction)
+        print(line if as_json else _row(name, prediction, width))
+    return code
 
 
 def run(argv: Sequence[str]) -> int:
-    """Answers the command line `argv` (its first word is the program) on standard output; returns
-    the exit code.
-    """
-    values = _flags()
-    files = command_line.parse(
-        argv,
-        values,
-        usage=f"Reads the digits in PNG or JPEG files with an exported model.\n\n  {USAGE}",
-    )
-    if files is None:
+    """Prints the answers to the command line `argv` (program first); returns the exit code."""
+    values = flags.FlagValues()
+    flags.DEFINE_string("model_dir", None, MODEL_DIR, flag_values=values)
+    flags.DEFINE_bool("json", False, "print one JSON object a line", flag_values=values)
+    summary = "Reads the digits in PNG or JPEG files with an exported model."
+    paths = command_line.parse(argv, values, usage=f"{summary}\n\n  {USAGE}\n")
+    if paths is None:
         return 0
     if not values.model_dir:
         raise UsageError(f"--model_dir is missing; usage: {USAGE}")
-    if not files:
+    if not paths:
         raise UsageError(f"no images given; usage: {USAGE}")
-    export = find_export(values.model_dir)
-
-    refused = 0
-
-    def refuse(file: str, error: DataError) -> None:
-        nonlocal refused
-        refused += 1
-        print(f"error: {command_line.printable(file)}: {error}", file=sys.stderr)
-
-    width = max(len("file"), *(len(command_line.printable(file)) for file in files))
-    for index, prediction in enumerate(predictions(files, export, refuse)):
-        if not values.json and index == 0:
-            print(f"{'file':<{width}}  digit  confidence  second choice")
-        print(json.dumps(prediction) if values.json else _row(prediction, width))
-    return DataError.exit_code if refused else 0
+    return _print_predictions(paths, find_export(values.model_dir), values.json)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

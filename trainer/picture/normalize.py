@@ -1,0 +1,64 @@
+"""Brings the ink of a digit to MNIST's size, place, levels and stroke width."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from trainer.picture.find import resize
+
+FIELD, DIGIT = 28, 20  # pixels: MNIST's field and the longer side of the digit in it
+# A tenth of MNIST's digits have thinner strokes than the first and half than the second, in pixels.
+MIN_STROKE, STROKE = 1.9, 2.4
+FINE = 8  # strokes are measured and thickened at so many times MNIST's size
+
+
+def to_mnist(ink: np.ndarray) -> np.ndarray:
+    """Returns a digit as MNIST holds it: uint8 [28, 28], white on black.
+
+    Args:
+      ink: float32 [h, w], cropped to the digit, 0 beside its strokes, in any unit.
+
+    The longer side is 20 pixels, antialiased, and the centre of mass at pixel (14, 14) as near as
+    whole pixels allow (LeCun, Cortes, Burges, "The MNIST database of handwritten digits",
+    http://yann.lecun.com/exdb/mnist/). Thinner strokes than MNIST's are thickened.
+    """
+    if not DIGIT - 1 <= max(ink.shape) <= DIGIT:  # so near, resampling blurs more than it mends
+        ink = resize(_thicken(ink), DIGIT)
+    ink = np.clip(ink / _full_ink(ink), 0, 1)
+    centre = (np.indices(ink.shape) * ink).sum((1, 2)) / ink.sum()
+    height, width = ink.shape
+    top, left = np.clip(np.rint(FIELD / 2 - centre), 0, FIELD - np.array(ink.shape)).astype(int)
+    field = np.zeros((FIELD, FIELD), np.uint8)
+    field[top : top + height, left : left + width] = np.rint(255 * ink)
+    return field
+
+
+def _full_ink(ink: np.ndarray) -> float:
+    """The level of full ink: the mean of the strongest tenth of the strokes."""
+    strokes = np.sort(ink[ink > 0.3 * ink.max()])
+    return float(strokes[-max(1, len(strokes) // 10) :].mean())
+
+
+def _thicken(ink: np.ndarray) -> np.ndarray:
+    """Widens thin strokes: a hairline vanishes in 20 pixels."""
+    if max(ink.shape) <= DIGIT:
+        return ink
+    fine = resize(ink, FINE * DIGIT)
+    missing = STROKE - stroke_width(fine) / FINE
+    if missing <= STROKE - MIN_STROKE:
+        return ink
+    radius = round(missing / 2 * FINE)
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, [2 * radius + 1] * 2)
+    return cv2.dilate(np.pad(fine, radius), kernel)
+
+
+def stroke_width(ink: np.ndarray) -> float:
+    """Returns the mean width of strokes in pixels.
+
+    The distance to the edge has a mean of a quarter of the width, and half a pixel more between
+    centres of pixels.
+    """
+    solid = np.pad(ink > 0.5 * _full_ink(ink), 1).astype(np.uint8)
+    distance = cv2.distanceTransform(solid, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return 4 * (float(distance[solid > 0].mean()) - 0.5)
