@@ -21,8 +21,8 @@ def fuzz(seconds: int, place: pathlib.Path) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["trainer"], enable_loader_override=False):
-        from trainer.data import idx, npz
         from trainer import picture as pictures
+        from trainer.data import idx, npz
     from trainer.errors import DataError
 
     readers = {

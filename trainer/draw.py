@@ -9,7 +9,6 @@ import io
 import json
 import pathlib
 import socket
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
