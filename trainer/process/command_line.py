@@ -52,7 +52,8 @@ def main(run: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         message, code = f"{kind}{printable(str(error))}\n", error.exit_code
     except Exception:
         message, code = traceback.format_exc(), 1
-    sys.stderr.write(message)
+    with contextlib.suppress(OSError):  # its reader has left, or the disk is full
+        sys.stderr.write(message)
     return code
 
 
