@@ -2,9 +2,7 @@
 
 import time
 
-import conftest
 import pytest
-import runs
 
 import trainer
 from trainer.process.clock import Clock
@@ -16,14 +14,7 @@ def test_every_moment_since_the_start_belongs_to_one_phase() -> None:
     for phase in ("one", "two", "one"):
         time.sleep(0.01)
         assert clock.lap(phase) >= 0.01
-    elapsed = time.perf_counter() - trainer.STARTED
     assert list(clock.seconds) == ["start", "one", "two"]
     assert clock.seconds["one"] >= 0.02
     assert sum(clock.seconds.values()) == pytest.approx(clock.total, abs=0.002)
-    assert clock.total == pytest.approx(elapsed, abs=0.1)
-
-
-def test_the_phases_of_a_run_add_up_to_its_time(trained: conftest.Run) -> None:
-    metrics = runs.metrics(trained.directory)
-    assert sum(metrics["seconds"].values()) == pytest.approx(metrics["wall_seconds"], abs=0.01)
-    assert metrics["seconds"]["training"] > 0
+    assert clock.total == pytest.approx(time.perf_counter() - trainer.STARTED, abs=0.1)

@@ -8,31 +8,25 @@ import subprocess
 import pytest
 import runs
 
-from trainer.process.console import Console, counted
-
-
-def on_a_terminal() -> str:
-    """What a console writes on a pseudo-terminal: progress, a line, progress, a warning."""
-    reader, writer = pty.openpty()
-    with open(writer, "w", encoding="utf-8") as out:
-        console = Console(out=out, err=out)
-        console.progress(0.25, "epoch 1/4  loss 0.5")
-        console.line("epoch 1/4")
-        console.progress(1.0, "x" * 300)
-        console.warn("warning: something")
-        print("end", file=out, flush=True)
-        content = b""
-        while not content.endswith(b"end\r\n"):
-            content += os.read(reader, 100_000)
-    os.close(reader)
-    return content.decode().removesuffix("end\r\n")
+from trainer.process.console import Console
 
 
 def test_a_terminal_shows_a_bar_that_lines_replace_and_that_never_wraps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "60")
-    content = on_a_terminal()
+    reader, writer = pty.openpty()
+    with open(writer, "w", encoding="utf-8") as out:
+        console = Console(out, out)
+        console.progress(0.25, "epoch 1/4  loss 0.5")
+        console.line("epoch 1/4")
+        console.progress(1.0, "x" * 300)
+        console.warn("warning: something")
+        written = b""
+        while not written.endswith(b"something\r\n"):
+            written += os.read(reader, 100_000)
+    os.close(reader)
+    content = written.decode()
     assert "━━━━━━╸" in content
     assert "\r\x1b[2Kepoch 1/4\r\n" in content
     assert content.endswith("\r\x1b[2Kwarning: something\r\n")
@@ -56,14 +50,12 @@ def test_output_that_cannot_be_written_does_not_end_the_run(reason: str) -> None
     reader, writer = os.pipe()
     os.close(reader)
     number = writer if reason == "its reader has left" else os.open("/dev/full", os.O_WRONLY)
-    err = io.StringIO()
-    out = os.fdopen(number, "w", closefd=False)
-    console = Console(out=out, err=err)
+    out, err = os.fdopen(number, "w", closefd=False), io.StringIO()
+    console = Console(out, err)
     console.line("not read")
     console.line("nor this")
     console.warn("but this")
     assert err.getvalue() == "but this\n"
-    Console(out=out, err=out).warn("lost")
 
 
 def test_a_command_whose_reader_has_left_keeps_its_own_exit_code() -> None:
@@ -89,10 +81,3 @@ def test_a_command_whose_reader_has_left_keeps_its_own_exit_code() -> None:
     done.stdin.write("go on\n")
     done.stdin.close()
     assert (done.stderr.read(), done.wait()) == ("", 3)
-
-
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 epochs"), (1, "1 epoch"), (1200, "1,200 epochs")]
-)
-def test_a_number_stands_with_its_noun(count: int, text: str) -> None:
-    assert counted(count, "epoch") == text

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import runs
@@ -27,9 +24,9 @@ def test_a_cpu_has_bfloat16_where_it_says_so(
     tmp_path: pathlib.Path, flags: str, expected: bool
 ) -> None:
     cpuinfo = tmp_path / "cpuinfo"
+    assert describe([], str(cpuinfo)) == Hardware("CPU")
     cpuinfo.write_text(f"processor : 0\nflags\t\t: {flags}\n\n")
     assert describe([], str(cpuinfo)) == Hardware("CPU", expected)
-    assert describe([], str(tmp_path / "none")) == Hardware("CPU")
 
 
 def test_the_oldest_gpu_decides() -> None:
@@ -46,42 +43,22 @@ def test_a_gpu_without_kernels_is_refused_and_the_cpu_offered(details: dict[str,
 
 def test_devices_are_set_up_as_asked_for() -> None:
     """In a process of its own, because TensorFlow's devices are set up once."""
-    program = """
+    done = runs.python("""
         import json
         from trainer.cluster.devices import set_up
         from trainer.cluster.environment import Cluster
         from trainer.config import Config
-        from trainer.process.cpus import available_cpus
-        from trainer.process.startup import import_tensorflow
+        from trainer.process.startup import available_cpus, import_tensorflow
 
-        tf = import_tensorflow()
+        threading = import_tensorflow().config.threading
         devices = set_up(Config(virtual_devices=4, batch_size=32), Cluster())
-        print(json.dumps({
-            "name": devices.name, "kind": devices.kind, "replicas": devices.replicas,
-            "local": list(devices.local_replicas),
-            "logical": len(tf.config.list_logical_devices("CPU")),
-            "threads": tf.config.threading.get_intra_op_parallelism_threads() == available_cpus(),
-            "between": tf.config.threading.get_inter_op_parallelism_threads() == available_cpus(),
-        }))
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=runs.ROOT,
-        env=runs.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {
-        "name": "mirrored",
-        "kind": "CPU",
-        "replicas": 4,
-        "local": [0, 1, 2, 3],
-        "logical": 4,
-        "threads": True,
-        "between": True,
-    }
+        assert threading.get_intra_op_parallelism_threads() == available_cpus()
+        assert threading.get_inter_op_parallelism_threads() == available_cpus()
+        print(json.dumps([devices.name, devices.kind, devices.replicas, *devices.local_replicas]))
+    """)
+    out, err = done.communicate()
+    assert done.returncode == 0, err
+    assert json.loads(out) == ["mirrored", "CPU", 4, 0, 1, 2, 3]
 
 
 def test_mirrored_on_one_device_says_what_there_is(
@@ -100,23 +77,21 @@ def test_workers_share_the_replicas_in_their_order() -> None:
         num_replicas_in_sync = 6
 
     cluster = Cluster(("a:1", "b:1", "c:1"), 1)
-    devices = Devices(Strategy(), "multi_worker", Hardware("CPU"), "/CPU:0", cluster)
+    devices = Devices(Strategy(), "multi_worker", Hardware("CPU"), cluster)
     assert list(devices.local_replicas) == [2, 3]
 
 
 # As TensorFlow 2.21 words them; test_workers.py has it say them.
-UNHEALTHY = """Collective ops is aborted by: Error reported from /job:worker/task:2: The following
+UNHEALTHY = """Collective ops is aborted by: Error reported from /job:worker/task:1: The following
 tasks are unhealthy (stopped sending heartbeats):
-/job:worker/replica:0/task:2
+/job:worker/replica:0/task:1
 The tasks have crashed."""
-CHAIN = """Collective ops is aborted by: Collective ops is aborted by: Connection reset by peer
+CLOSED = """Collective ops is aborted by: Connection reset by peer
 Additional GRPC error information from remote target /job:worker/replica:0/task:1 while calling x:
-Additional GRPC error information from remote target /job:worker/replica:0/task:2 while calling x:
 """
-LATE = """Barrier timed out. # of tasks that reached the barrier: 1/3.
+LATE = """Barrier timed out. # of tasks that reached the barrier: 1/2.
 The first task at the barrier: /job:worker/replica:0/task:0. Some timed out task names:
 /job:worker/replica:0/task:1
-/job:worker/replica:0/task:2
 Additional GRPC error information from remote target /job:worker/replica:0/task:0 while calling x
 """
 FROZEN_CHIEF = "Deadline Exceeded\n\nRPC: /tensorflow.CoordinationService/Heartbeat"
@@ -125,20 +100,19 @@ FROZEN_CHIEF = "Deadline Exceeded\n\nRPC: /tensorflow.CoordinationService/Heartb
 @pytest.mark.parametrize(
     ("kind", "text", "named"),
     [
-        (tf.errors.UnavailableError, UNHEALTHY, ["worker 2 (c:1)"]),
-        (tf.errors.UnavailableError, CHAIN, ["worker 1 (b:1)"]),
-        (tf.errors.DeadlineExceededError, LATE, ["worker 1 (b:1)", "worker 2 (c:1)"]),
-        (tf.errors.DeadlineExceededError, FROZEN_CHIEF, ["worker 0 (a:1)"]),
-        (tf.errors.UnavailableError, "Socket closed", ["another worker"]),
+        (tf.errors.UnavailableError, UNHEALTHY, "worker 1 (b:1)"),
+        (tf.errors.UnavailableError, CLOSED, "worker 1 (b:1)"),
+        (tf.errors.DeadlineExceededError, LATE, "worker 1 (b:1)"),
+        (tf.errors.DeadlineExceededError, FROZEN_CHIEF, "worker 0 (a:1)"),
+        (tf.errors.UnavailableError, "Socket closed", "another worker"),
     ],
 )
 def test_a_lost_worker_is_named_from_what_tensorflow_raises(
-    kind: type[Exception], text: str, named: list[str]
+    kind: type[Exception], text: str, named: str
 ) -> None:
-    cluster = Cluster(("a:1", "b:1", "c:1", "d:1"), 3)
-    lost = lost_worker(kind(None, None, text), cluster)
+    lost = lost_worker(kind(None, None, text), Cluster(("a:1", "b:1")))
     assert lost.exit_code == 138
-    assert str(lost).startswith(f"{', '.join(named)} was lost;")
+    assert str(lost).startswith(f"{named} was lost;")
     assert lost_worker(kind(None, None, text), Cluster()) is None
 
 
@@ -146,4 +120,3 @@ def test_other_errors_are_not_taken_for_a_lost_worker() -> None:
     text = "OOM when allocating on /job:worker/replica:0/task:1/device:GPU:0"
     error = tf.errors.ResourceExhaustedError(None, None, text)
     assert lost_worker(error, Cluster(("a:1", "b:1"))) is None
-    assert lost_worker(ValueError(text), Cluster(("a:1", "b:1"))) is None

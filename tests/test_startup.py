@@ -1,4 +1,4 @@
-"""The start of a process: TensorFlow without noise and from any thread, streams, memory."""
+"""The start of a process: TensorFlow without noise and from any thread, streams, CPUs."""
 
 import os
 import pathlib
@@ -7,6 +7,8 @@ import time
 
 import pytest
 import runs
+
+from trainer.process.startup import available_cpus
 
 
 def test_tensorflow_is_imported_without_a_word() -> None:
@@ -56,22 +58,26 @@ def test_python_is_heard_while_the_native_side_is_not() -> None:
     assert done.communicate() == ("", "python\nnative again\n")
 
 
-def test_no_file_takes_the_place_of_a_standard_stream_that_was_closed() -> None:
-    """Otherwise TensorFlow's log would go into it."""
-    done = runs.python(
-        """
-        import os, sys
-        from trainer.process.startup import open_standard_streams, quiet_stderr
-        open_standard_streams()
-        print("unseen"), print("unseen", file=sys.stderr)
-        with quiet_stderr():
-            os._exit(open(os.devnull).fileno() > 2)
-        """,
-        preexec_fn=lambda: [os.close(number) for number in range(3)],
-    )
-    assert (*done.communicate(), done.returncode) == ("", "", 1)
-    wrong = runs.task("--epochs=0", preexec_fn=lambda: [os.close(number) for number in range(3)])
-    assert (*wrong.communicate(), wrong.returncode) == ("", "", 2)
+CPU_QUOTAS = {
+    "two CPUs": ("200000 100000\n", 2),
+    "part of a CPU": ("50000 100000\n", 1),
+    "rounded up": ("250000 100000\n", 3),
+    "no limit": ("max 100000\n", 4),
+    "more than there is": ("6400000 100000\n", 4),
+    "nonsense": ("lots\n", 4),
+}
+
+
+@pytest.mark.parametrize(("quota", "expected"), CPU_QUOTAS.values(), ids=CPU_QUOTAS)
+def test_a_process_has_the_cpus_of_its_mask_and_of_its_containers_quota(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, quota: str, expected: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 3, 5, 6}, raising=False)
+    assert available_cpus(tmp_path) == 4
+    (tmp_path / "cpu.max").write_text(quota)
+    assert available_cpus(tmp_path) == expected
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert available_cpus(tmp_path) <= os.cpu_count()
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux's /proc")

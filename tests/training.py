@@ -36,9 +36,8 @@ def config(**flags: object) -> Config:
 
 def trainer(settings: Config, **plan: object) -> Trainer:
     """Returns a trainer on one CPU; `plan` are fields of `Plan`."""
-    devices = Devices(
-        tf.distribute.OneDeviceStrategy("/CPU:0"), "cpu", Hardware("CPU"), "/CPU:0", Cluster()
-    )
+    strategy = tf.distribute.OneDeviceStrategy("/CPU:0")
+    devices = Devices(strategy, "cpu", Hardware("CPU"), Cluster())
     return Trainer(Plan(settings, **plan), devices)
 
 

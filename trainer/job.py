@@ -49,11 +49,7 @@ def run(
     config, dataset = _get_ready(config, cluster, dataset, console, clock)
     examples = plans.training_examples(config, len(dataset.train_labels))
     last_step = plans.epoch_end(config, examples, config.epochs)
-    try:
-        cluster = _meet(config, cluster, dataset, last_step)
-    except rendezvous.RunFinishedError:
-        console.line(f"{config.model_dir}: finished by the other workers")
-        return
+    cluster = _meet(config, cluster, dataset, last_step)
     clock.lap("cluster")
     writing = lock.held(config.model_dir) if cluster.is_chief else contextlib.nullcontext()
     with writing, _named_failures(config, cluster):

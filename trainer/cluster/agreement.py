@@ -18,7 +18,7 @@ from trainer.process.startup import import_tensorflow
 
 _TEXT_LIMIT = 4096  # bytes of a worker's facts
 _TASK = re.compile(r"/job:worker/replica:0/task:(\d+)(?![\d/])")  # not a device of a task
-_LINGER_S = 1.0
+_LINGER_S = 10.0  # until the lost worker's heartbeats have run out: all hear of it, not of this one
 
 
 class Agreement:
@@ -28,22 +28,22 @@ class Agreement:
     """
 
     def __init__(self, devices: Devices):
-        self._tf = import_tensorflow()
-        self._strategy, self._cluster = devices.strategy, devices.cluster
-        self._local_replicas = len(devices.local_replicas)
+        self._tf, self._devices = import_tensorflow(), devices
         self._sum = self._tf.function(self._sum_over_replicas, autograph=False)
 
     def _sum_over_replicas(self, value):
-        copies = self._strategy.run(self._tf.identity, (value,))
-        return self._strategy.reduce(self._tf.distribute.ReduceOp.SUM, copies, axis=None)
+        strategy = self._devices.strategy
+        copies = strategy.run(self._tf.identity, (value,))
+        return strategy.reduce(self._tf.distribute.ReduceOp.SUM, copies, axis=None)
 
     def _rows(self, row: Sequence[int]) -> np.ndarray:
         """Returns the rows that all workers pass, int64 [workers, n]; all are of one length."""
-        rows = np.zeros((len(self._cluster.workers), len(row)), np.int64)
-        rows[self._cluster.index] = row
+        cluster = self._devices.cluster
+        rows = np.zeros((len(cluster.workers), len(row)), np.int64)
+        rows[cluster.index] = row
         if len(rows) == 1:
             return rows
-        return self._sum(self._tf.constant(rows)).numpy() // self._local_replicas
+        return self._sum(self._tf.constant(rows)).numpy() // len(self._devices.local_replicas)
 
     def any_worker(self, here: bool) -> bool:
         """Returns whether `here` is true on any worker."""
@@ -54,15 +54,10 @@ class Agreement:
         return int(self._rows([value])[0, 0])
 
     def compare(self, facts: Mapping[str, str]) -> None:
-        """Raises `UsageError` on every worker if their facts differ.
-
-        Args:
-          facts: what has to be equal on all workers, by the name that a message calls it.
-        """
+        """Raises `UsageError` on every worker if `facts`, by name, are not equal on all."""
         text = json.dumps(dict(facts)).encode().ljust(_TEXT_LIMIT)
         texts = [json.loads(bytes(row.tolist())) for row in self._rows(list(text))]
-        differing = differences(self._cluster, dict(enumerate(texts)))
-        if differing:
+        if differing := differences(self._devices.cluster, dict(enumerate(texts))):
             raise UsageError(f"{differing}; give a flag that decides it, or start equal machines")
 
     def wait_for_chief(self) -> None:
@@ -70,27 +65,21 @@ class Agreement:
 
         On the chief it raises nothing: what it waited to do is done, whoever is lost now.
         """
-        errors = self._tf.errors.OpError
-        with contextlib.suppress(errors) if self._cluster.is_chief else contextlib.nullcontext():
+        lost = self._tf.errors.OpError
+        is_chief = self._devices.cluster.is_chief
+        with contextlib.suppress(lost) if is_chief else contextlib.nullcontext():
             self._rows([0])
-        # The chief may leave once all have got through the first collective, not before: the
-        # others fetch its part from it.
-        with contextlib.suppress(errors):
+        with contextlib.suppress(lost):  # the others fetch the chief's part from it: it stays
             self._rows([0])
 
 
 def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
     """Returns what to raise for a worker that died, froze or was cut off, None for other errors.
 
-    The first task that TensorFlow's text names is the lost one: where its heartbeats stopped; where
-    its connection closed, as a worker that fails because its neighbour failed quotes that one's
-    error first; and, behind "timed out task names", where it did not come to the constructor of the
-    strategy. The text does not name a chief that froze, or was cut off: calls of the coordination
-    service run into a timeout, and the chief alone serves these. If nothing of this is in the text,
-    the message says "another worker".
-
-    It tells the coordination service first, and waits a moment: a worker that is between two
-    collectives would else find this one gone before it hears of the lost one.
+    The first task that TensorFlow's text names is the lost one: one whose heartbeats stopped or
+    whose connection closed, as others quote their neighbour's error first; behind "timed out task
+    names", one that did not come to the constructor of the strategy. A chief that froze or was cut
+    off is not named: only it serves the calls of the coordination service that time out then.
     """
     errors = import_tensorflow().errors
     kinds = (errors.UnavailableError, errors.DeadlineExceededError)
@@ -102,23 +91,9 @@ def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
     lost = sorted(set(map(int, _TASK.findall(late) or _TASK.findall(text)[:1])))
     if not lost and "CoordinationService" in text:
         lost = [0]
-    if lost and 0 not in lost:
-        _report(lost[0])
-    time.sleep(_LINGER_S)
-    names = ", ".join(map(cluster.name, lost)) or "another worker"
-    if lost == [cluster.index]:
-        names += ", this one,"
+    if len(cluster.workers) > 2:
+        time.sleep(_LINGER_S)
     return ClusterError(
-        f"{names} was lost; progress is in the last checkpoint, and starting all workers again goes"
-        " on from it"
+        f"{', '.join(map(cluster.name, lost)) or 'another worker'} was lost; progress is in the"
+        " last checkpoint, and starting all workers again goes on from it"
     )
-
-
-def _report(task: int) -> None:
-    from tensorflow.python.eager import context
-
-    errors = import_tensorflow().errors
-    with contextlib.suppress(errors.OpError, ValueError):  # ValueError: it is not connected yet
-        context.context().report_error_to_cluster(
-            errors.UNAVAILABLE, f"/job:worker/replica:0/task:{task} was lost"
-        )

@@ -1,10 +1,9 @@
 """The rendezvous of the workers, before TensorFlow connects them.
 
 The constructor of `MultiWorkerMirroredStrategy` waits with Python's global lock held, cannot be
-interrupted, and compares nothing. So every worker first asks the chief, twice a second, whether all
-are there. It connects to the address that the chief's gRPC server takes afterwards, sends
-`{"worker": 1, "fingerprint": {...}}` and gets `{"missing": [2]}`, where nobody missing means go, or
-`{"error": "...", "exit_code": 2}`, each a line of JSON.
+interrupted, and compares nothing. So every worker first asks at the address of the chief, twice a
+second, whether all are there: `{"worker": 1, "fingerprint": {...}}` is answered by
+`{"missing": [2]}`, nobody to go on, or `{"error": "...", "exit_code": 2}`, each a line of JSON.
 """
 
 from __future__ import annotations
@@ -12,10 +11,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import math
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from trainer.cluster.environment import Cluster
 from trainer.errors import ClusterError, TrainerError, UsageError
@@ -27,40 +26,19 @@ _LINE_LIMIT = 1 << 16  # bytes; a fingerprint has a few hundred
 _NOT_A_PEER = (OSError, ValueError, LookupError, TypeError, RecursionError)
 
 
-class RunFinishedError(Exception):
-    """The run was finished by others while this worker waited for them."""
-
-
 def meet(
-    cluster: Cluster,
-    fingerprint: Mapping[str, str],
-    *,
-    timeout_s: float,
-    finished: Callable[[], bool],
+    cluster: Cluster, fingerprint: Mapping[str, str], timeout_s: float, finished: Callable[[], bool]
 ) -> None:
-    """Waits until all workers are there, with equal fingerprints, and leaves the port free.
+    """Waits until all workers are there, or others have finished the run; leaves the port free.
 
-    A worker that dies meanwhile, the chief too, may come again.
-
-    Args:
-      cluster: the workers, this one among them; alone it has nobody to wait for.
-      fingerprint: what has to be equal on all workers, by the name that a message calls it.
-      timeout_s: how long to wait.
-      finished: whether others have finished the run; asked while waiting.
-
-    Raises:
-      ClusterError: a worker did not come in time, or this worker's port is taken.
-      UsageError: the fingerprints differ; raised on every worker.
-      RunFinishedError: `finished` returned true.
+    A worker that dies meanwhile, the chief too, may come again. Raises `ClusterError` if one did
+    not come within `timeout_s` or this one's port is taken, and `UsageError`, on every worker, if
+    `fingerprint`, by name, is not equal on all.
     """
-    if len(cluster.workers) == 1:
-        return
     deadline = time.monotonic() + timeout_s
 
     def wait(missing: Callable[[], Sequence[int]]) -> None:
-        while absent := missing():
-            if finished():
-                raise RunFinishedError
+        while (absent := missing()) and not finished():
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"the cluster did not form: {', '.join(map(cluster.name, absent))} did not come"
@@ -69,11 +47,10 @@ def meet(
 
     with _listen(cluster) as listener:
         if cluster.is_chief:
-            chief = _Chief(cluster, listener)
+            chief = _Chief(cluster, fingerprint, listener)
             try:
                 wait(chief.missing)
-                differing = differences(cluster, chief.fingerprints | {0: fingerprint})
-                if differing:
+                if differing := differences(cluster, chief.fingerprints):
                     raise UsageError(f"{differing}; start all workers with the same flags and data")
                 chief.conclude({"missing": []})
             except TrainerError as error:
@@ -90,11 +67,9 @@ def differences(cluster: Cluster, fingerprints: Mapping[int, Mapping[str, str]])
     """
     found = []
     for name in sorted({name for each in fingerprints.values() for name in each}):
-        workers = collections.defaultdict(list)
-        for index, each in sorted(fingerprints.items()):
-            workers[each.get(name, "missing")[:40]].append(cluster.name(index))
-        common = max(workers, key=lambda value: len(workers[value]))
-        rare = [f"{value} on {', '.join(workers[value])}" for value in workers if value != common]
+        values = {i: each.get(name, "missing")[:40] for i, each in sorted(fingerprints.items())}
+        common = collections.Counter(values.values()).most_common(1)[0][0]
+        rare = [f"{v} on {cluster.name(i)}" for i, v in values.items() if v != common]
         if rare:
             found.append(f"{name} is {', '.join(rare)}, {common} elsewhere")
     return "; ".join(found)
@@ -107,19 +82,20 @@ def _listen(cluster: Cluster) -> socket.socket:
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(("", port))
     except OSError as error:
+        name = cluster.name(cluster.index)
         raise ClusterError(
-            f"{cluster.name(cluster.index)} cannot listen on its port: {error.strerror}; wait until"
-            " the process that has it ends, or give another port"
+            f"{name} cannot listen: {error.strerror}; free its port, or give another one"
         ) from None
 
 
 def _ask(cluster: Cluster, fingerprint: Mapping[str, str]) -> Sequence[int]:
     """Returns who is missing: the chief, or whom it waits for; nobody if all may go on."""
     host, _, port = cluster.workers[0].rpartition(":")
+    greeting = json.dumps({"worker": cluster.index, "fingerprint": dict(fingerprint)})
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S) as connection:
-            _send(connection, {"worker": cluster.index, "fingerprint": dict(fingerprint)})
-            answer = _receive(connection, _ANSWER_S)
+            connection.sendall(greeting.encode() + b"\n")
+            answer = json.loads(connection.makefile("rb").readline(_LINE_LIMIT))
         if "error" in answer:
             kind = UsageError if answer["exit_code"] == UsageError.exit_code else ClusterError
             raise kind(answer["error"])
@@ -134,55 +110,36 @@ def _ask(cluster: Cluster, fingerprint: Mapping[str, str]) -> Sequence[int]:
 class _Chief:
     """Answers the other workers one by one, and keeps when each asked, with which fingerprint."""
 
-    def __init__(self, cluster: Cluster, listener: socket.socket):
-        self.fingerprints: dict[int, Mapping[str, str]] = {}
-        self._asked: dict[int, float] = {}
-        self._others = range(1, len(cluster.workers))
+    def __init__(self, cluster: Cluster, fingerprint: Mapping[str, str], listener: socket.socket):
+        self.fingerprints = {0: fingerprint}
+        self._asked = dict.fromkeys(range(1, len(cluster.workers)), -math.inf)
         self._listener = listener
         listener.settimeout(_INTERVAL_S)
 
-    def _absent(self) -> set[int]:
+    def _absent(self) -> list[int]:
         since = time.monotonic() - _PRESENT_S
-        return {index for index in self._others if self._asked.get(index, -1.0) < since}
+        return [index for index, asked in self._asked.items() if asked < since]
 
-    def missing(self) -> Sequence[int]:
-        """Answers workers for a while; returns those that have not asked lately."""
-        end = time.monotonic() + _INTERVAL_S
-        while time.monotonic() < end and (absent := self._absent()):
-            self._answer({"missing": sorted(absent)})
-        return sorted(self._absent())
+    def missing(self) -> list[int]:
+        """Answers the next worker; returns those that have not asked lately."""
+        self._answer({"missing": self._absent()})
+        return self._absent()
 
     def conclude(self, answer: Mapping[str, object]) -> None:
         """Returns once all workers that are there have got this answer."""
-        waiting, end = set(self._others) - self._absent(), time.monotonic() + _PRESENT_S
+        waiting, end = set(self._asked) - set(self._absent()), time.monotonic() + _PRESENT_S
         while waiting and time.monotonic() < end:
             waiting.discard(self._answer(answer))
 
     def _answer(self, answer: Mapping[str, object]) -> int | None:
         """Answers the next worker and returns its index; None for nobody, and for strangers."""
         with contextlib.suppress(*_NOT_A_PEER), self._listener.accept()[0] as connection:
-            greeting = _receive(connection, _INTERVAL_S)
+            connection.settimeout(_INTERVAL_S)
+            greeting = json.loads(connection.makefile("rb").readline(_LINE_LIMIT))
             index, fingerprint = greeting["worker"], greeting["fingerprint"]
-            if index in self._others:
-                self.fingerprints[index] = {
-                    str(name): str(fingerprint[name]) for name in fingerprint
-                }
+            if index in self._asked:
+                self.fingerprints[index] = {name: str(fingerprint[name]) for name in fingerprint}
                 self._asked[index] = time.monotonic()
-                _send(connection, answer)
+                connection.sendall(json.dumps(answer).encode() + b"\n")
                 return index
         return None
-
-
-def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
-    connection.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _receive(connection: socket.socket, timeout_s: float) -> Any:
-    """Returns the message that arrives within a time; raises one of `_NOT_A_PEER` if none does."""
-    received, deadline = b"", time.monotonic() + timeout_s
-    while not received.endswith(b"\n"):
-        connection.settimeout(max(0.01, deadline - time.monotonic()))
-        received += (part := connection.recv(_LINE_LIMIT))
-        if not part or len(received) > _LINE_LIMIT or time.monotonic() > deadline:
-            raise ValueError("not a message")
-    return json.loads(received)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer.data.glyphs import GLYPHS
-from trainer.process.cpus import available_cpus
+from trainer.process.startup import available_cpus
 
 FIELD = 28  # pixels, the side of an image
 DIGIT = 19.2  # pixels from edge to edge of the longest side: 20 with the soft edges, as in MNIST

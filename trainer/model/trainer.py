@@ -146,7 +146,7 @@ class Trainer:
         return gradients, tf.stack([loss, tf.reduce_sum(tf.cast(right, tf.float32))])
 
     def _inference(self, images):
-        with tf.device(self._devices.first):
+        with tf.device(f"/{self._devices.kind}:0"):
             return networks.logits(self.model, images)
 
     def logits(self, images: np.ndarray) -> np.ndarray:

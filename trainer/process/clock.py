@@ -6,7 +6,7 @@ import trainer
 
 
 class Clock:
-    """Counts the seconds of each phase from the start of the process; no moment counts twice."""
+    """Counts the seconds of each phase, to the millisecond, from the start of the process."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
@@ -20,11 +20,11 @@ class Clock:
         return seconds
 
     @property
-    def total(self) -> float:
-        """Seconds from the start of the process to the last lap, to the millisecond."""
-        return round(self._last - trainer.STARTED, 3)
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each phase, in the order of their first lap."""
+        return {phase: round(seconds, 3) for phase, seconds in self._seconds.items()}
 
     @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds of each phase, in the order of their first lap, to the millisecond."""
-        return {phase: round(seconds, 3) for phase, seconds in self._seconds.items()}
+    def total(self) -> float:
+        """Seconds from the start of the process to the last lap."""
+        return round(self._last - trainer.STARTED, 3)

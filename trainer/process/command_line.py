@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,14 +11,6 @@ from absl import flags
 
 from trainer.errors import Interrupted, TrainerError, UsageError
 from trainer.process.startup import open_standard_streams
-
-# What absl hands on in Python's words.
-_PLAIN = {
-    r"invalid literal for int\(\) .*": "it takes a whole number",
-    r"could not convert string to float: .*": "it takes a number",
-    r"\('Non-boolean argument.*": "it takes true or false",
-    r"ERROR:: Unable to open flagfile: \[.*?\] ": "--flagfile: ",
-}
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues, *, usage: str) -> list[str] | None:
@@ -33,12 +24,8 @@ def parse(argv: Sequence[str], values: flags.FlagValues, *, usage: str) -> list[
         return None
     try:
         return values(list(argv))[1:]
-    except RecursionError:  # absl looks for flags of similar names, letter by letter
-        raise UsageError("a flag has far too long a name; --help lists the flags") from None
-    except (flags.Error, OSError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        for pattern, plain in _PLAIN.items():
-            line = re.sub(pattern, plain, line)
+    except (flags.Error, OSError, UnicodeDecodeError, RecursionError) as error:
+        line = " ".join(str(error).removeprefix("ERROR:: ").split())
         raise UsageError(f"{line}; --help lists the flags") from None
 
 
@@ -47,16 +34,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def error_line(error: TrainerError) -> str:
-    """Returns the line for standard error; a requested stop is not called an error."""
-    return ("" if isinstance(error, Interrupted) else "error: ") + printable(str(error))
-
-
 def main(run: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code of `run(argv)`; prints its errors on standard error.
-
-    If `argv` is None, it is the process's, whose standard streams are opened first.
-    """
+    """Returns the exit code of `run(argv)`, by default the process's; prints errors on stderr."""
     if argv is None:
         open_standard_streams()
         argv = sys.argv
@@ -69,10 +48,11 @@ def main(run: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
     except BrokenPipeError:  # the reader of standard output (`| head`) has left
         return 141
     except TrainerError as error:
-        message, code = error_line(error) + "\n", error.exit_code
+        kind = "" if isinstance(error, Interrupted) else "error: "
+        message, code = f"{kind}{printable(str(error))}\n", error.exit_code
     except Exception:
         message, code = traceback.format_exc(), 1
-    with contextlib.suppress(OSError):  # standard error cannot be written either
+    with contextlib.suppress(OSError):  # its reader has left, or the disk is full
         sys.stderr.write(message)
     return code
 

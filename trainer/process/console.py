@@ -14,14 +14,10 @@ def counted(count: int, noun: str) -> str:
 class Console:
     """Prints on `out`, warnings on `err`; a closed pipe or a full disk there does not end the run.
 
-    Args:
-      out, err: None for the standard streams.
-      quiet: print warnings only, as all workers but the chief do.
+    None stands for the standard streams. A `quiet` one prints warnings only.
     """
 
-    def __init__(
-        self, *, out: TextIO | None = None, err: TextIO | None = None, quiet: bool = False
-    ) -> None:
+    def __init__(self, out: TextIO | None = None, err: TextIO | None = None, quiet: bool = False):
         self._out, self._err = out or sys.stdout, err or sys.stderr
         self._quiet, self._bar_drawn = quiet, False
 

@@ -15,12 +15,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """Turns SIGTERM and Ctrl-C into `Interrupted`, at once or when a deferring block asks.
+    """Turns SIGTERM and Ctrl-C into `Interrupted`, in the main thread, while a `with` block runs.
 
-    A second Ctrl-C ends the process at once. For the main thread, in a `with` statement.
-
-    Attributes:
-      received: number of the first signal that came.
+    In a `deferred` block it only notes in `received` which came. A second Ctrl-C ends the process.
     """
 
     def __init__(self) -> None:
@@ -32,7 +29,7 @@ class StopSignals:
         reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno())
-        threading.Thread(target=self._exit_at_second, args=(reader,), daemon=True).start()
+        threading.Thread(target=_exit_at_second, args=(reader,), daemon=True).start()
         self.install()
         return self
 
@@ -41,34 +38,22 @@ class StopSignals:
         for number in _SIGNALS:
             signal.signal(number, self._handle)
 
-    def _exit_at_second(self, reader: socket.socket) -> None:
-        """Exits at a second Ctrl-C, also while a native call keeps Python's handlers waiting."""
-        count = 0
-        with reader:
-            while number := reader.recv(1):
-                if count and number[0] == signal.SIGINT:
-                    os._exit(128 + signal.SIGINT)
-                count += number[0] in _SIGNALS
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, traceback: object) -> None:
         for number, handler in zip(_SIGNALS, self._before, strict=True):
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
         self._writer.close()
         # What was under way, an import for example, may have turned `Interrupted` into another.
         if self.received and isinstance(error, Exception) and not isinstance(error, TrainerError):
-            raise self.error("nothing was under way that is not saved") from None
+            raise self.error() from None
 
     def _handle(self, number: int, frame: object) -> None:
         first, self.received = self.received is None, number
         if first and not self._deferred:
-            raise self.error("nothing was under way that is not saved")
+            raise self.error()
 
-    def error(self, progress: str) -> Interrupted:
-        """Returns the error to raise when a run stops; `progress` says what became of its work.
-
-        A worker that stops because another got the signal exits as for SIGTERM.
-        """
+    def error(self, progress: str = "nothing was under way that is not saved") -> Interrupted:
+        """Returns the error to raise when a run stops, for SIGTERM if another worker got it."""
         number = self.received or signal.SIGTERM
         whose = "" if self.received else " to another worker"
         return Interrupted(f"stopped by {signal.Signals(number).name}{whose}: {progress}", number)
@@ -77,17 +62,25 @@ class StopSignals:
     def deferred(self) -> Iterator[None]:
         """Only notes signals, in `received`, while the block runs."""
         self._deferred = True
-        try:
-            yield
-        finally:
-            self._deferred = False
+        yield
+        self._deferred = False
+
+
+def _exit_at_second(signals: socket.socket) -> None:
+    """Exits at a second Ctrl-C, also while a native call keeps Python's handlers waiting."""
+    count = 0
+    with signals:
+        while number := signals.recv(1):
+            if count and number[0] == signal.SIGINT:
+                os._exit(128 + signal.SIGINT)
+            count += number[0] in _SIGNALS
 
 
 @contextlib.contextmanager
 def stall_guard(timeout_s: float) -> Iterator[None]:
     """Exits with 1, every thread's stack on standard error, if the block takes longer.
 
-    Needs no Python thread, so that a native call that holds the interpreter's lock ends as well.
+    Also if a native call holds the interpreter's lock.
     """
     faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.stderr)
     try:

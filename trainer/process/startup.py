@@ -1,10 +1,12 @@
-"""The start of a process: its standard streams, its memory, and TensorFlow's import."""
+"""The start of a process: its streams, its CPUs and memory, and TensorFlow's import."""
 
 import contextlib
 import ctypes
 import gc
 import importlib
+import math
 import os
+import pathlib
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,18 +18,11 @@ _IMPORTING = threading.Lock()
 
 
 def open_standard_streams() -> None:
-    """Redirects closed standard streams to /dev/null; gives `sys.stderr` a descriptor of its own.
+    """Has any text printed, a file's odd name too; gives `sys.stderr` a descriptor of its own.
 
-    Otherwise the next file opened, perhaps a checkpoint, becomes descriptor 2 and gets TensorFlow's
-    log; and `quiet_stderr` would discard Python's messages as well.
+    Otherwise `quiet_stderr` discards Python's messages as well.
     """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
-    # backslashreplace: a file's name may not fit the encoding.
-    sys.stdout = open(1, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
+    sys.stdout.reconfigure(errors="backslashreplace")
     sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
 
 
@@ -48,23 +43,19 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def import_tensorflow() -> ModuleType:
-    """Returns the `tensorflow` module, imported without its start-up messages.
+    """Returns the `tensorflow` module, whole in any thread, imported without start-up messages.
 
-    Several threads may ask at once: each gets the whole module. C++ errors are still shown later.
+    Errors of its C++ side are still printed later.
     """
     with _IMPORTING:
-        if "tensorflow" in sys.modules:  # another thread may be at it: import_module waits for that
-            return importlib.import_module("tensorflow")
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        gc.disable()  # the search among half a million new objects takes a seventh of the import
-        try:
+        if "tensorflow" not in sys.modules:
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+            gc.disable()  # its search among half a million new objects takes a seventh of the time
             with quiet_stderr():
-                tensorflow = importlib.import_module("tensorflow")
+                importlib.import_module("tensorflow").get_logger().setLevel("ERROR")
             gc.freeze()
-        finally:
             gc.enable()
-        tensorflow.get_logger().setLevel("ERROR")
-        return tensorflow
+        return importlib.import_module("tensorflow")  # waits for a thread that is importing it
 
 
 def keep_freed_memory() -> None:
@@ -76,3 +67,17 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def available_cpus(cgroup: pathlib.Path = pathlib.Path("/sys/fs/cgroup")) -> int:
+    """Returns how many CPUs the affinity mask and the container's quota leave to this process.
+
+    TensorFlow sizes its thread pools by the host's cores, which a CPU limit then throttles. The
+    quota: https://docs.kernel.org/admin-guide/cgroup-v2.html.
+    """
+    has_mask = hasattr(os, "sched_getaffinity")  # macOS has none
+    cpus = len(os.sched_getaffinity(0)) if has_mask else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # no such file, or no limit ("max")
+        quota, period = map(int, (cgroup / "cpu.max").read_text().split())
+        cpus = min(cpus, math.ceil(quota / period))
+    return cpus

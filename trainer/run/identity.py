@@ -14,7 +14,7 @@ from trainer.cluster.devices import Devices
 from trainer.config import Config, Scope
 from trainer.data import Dataset
 from trainer.plan import Plan
-from trainer.process.cpus import available_cpus
+from trainer.process.startup import available_cpus
 from trainer.run import directory
 
 # What decides the weights, below the package; the rest (pictures, pages, reports) may change
