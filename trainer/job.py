@@ -62,10 +62,8 @@ def run(
         return
     clock.lap("cluster")
     writing = lock.held(config.model_dir) if cluster.is_chief else contextlib.nullcontext()
-    with writing, _named_failures(config, cluster):
-        recorded = directory.examine(
-            config, is_chief=cluster.is_chief, last_step=last_step, data_sha256=dataset.sha256
-        )
+    with _named_failures(config, cluster), writing:
+        recorded = directory.examine(config, last_step=last_step, data_sha256=dataset.sha256)
         if recorded.state is State.FINISHED:
             console.line(directory.finished_line(config, recorded))
             return
@@ -171,22 +169,18 @@ def _train_and_finish(
     from trainer.model.trainer import Trainer
     from trainer.results.finish import finish
     from trainer.results.reporter import Reporter, SilentReporter
-    from trainer.run.checkpoints import Checkpoints, resume
+    from trainer.run.checkpoints import Checkpoints
 
     trainer = Trainer(plan, devices)
-    checkpoints = Checkpoints(
-        plan.config.model_dir,
-        trainer.checkpoint_items(),
-        keep=plan.config.keep_checkpoints,
-        is_chief=devices.cluster.is_chief,
-    )
-    progress, resumed_from = resume(checkpoints, plan, agreement.from_chief, console)
-    if devices.cluster.is_chief:
+    is_chief = devices.cluster.is_chief
+    checkpoints = Checkpoints(plan, trainer.checkpoint_items(), is_chief=is_chief)
+    progress, resumed_from = checkpoints.restore(agreement.from_chief, console)
+    if is_chief:
         # Whoever only writes the results may run elsewhere than where the run was trained.
         trained = recorded.resolved if resumed_from == plan.total_steps else None
         identity.record(plan, devices, dataset, resolved=trained)
     reporter = SilentReporter()
-    if devices.cluster.is_chief:
+    if is_chief:
         reporter = Reporter(plan, trainer, dataset, console, resumed_from)
     reporter.start(devices, resumed_from)
     clock.lap("model")
@@ -212,7 +206,7 @@ def _train_and_finish(
         raise stop.error(
             f"progress is saved at step {progress.step:,}; the same command goes on from there"
         )
-    if devices.cluster.is_chief:
+    if is_chief:
         finish(plan, trainer, dataset, progress, reporter, console, clock, resumed_from)
     try:
         agreement.wait_for_chief()
