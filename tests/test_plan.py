@@ -20,7 +20,7 @@ def gpu(major: int, minor: int = 0) -> Hardware:
 
 def plan(examples: int = 1000, hardware: Hardware = CPU, replicas: int = 1, **flags) -> plans.Plan:
     config = Config(**{"batch_size": 64, "epochs": 3, "steps_per_loop": 10} | flags).resolved()
-    return plans.make(config, examples, hardware, replicas, precision=None)
+    return plans.make(config, examples, hardware, replicas, None)
 
 
 @pytest.mark.parametrize("start", [0, 1, 17, 46])
@@ -123,4 +123,4 @@ def test_xla_compiles_what_is_faster_and_what_it_can(
 def test_a_resumed_run_keeps_its_precision_on_any_machine() -> None:
     config = Config(model="cnn").resolved()
     for before, hardware in itertools.product(("float32", "bfloat16"), (CPU, AMX)):
-        assert plans.make(config, 1000, hardware, 1, precision=before).precision == before
+        assert plans.make(config, 1000, hardware, 1, before).precision == before

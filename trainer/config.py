@@ -27,18 +27,14 @@ class Scope(enum.Enum):
 
 
 class _Number(flags.FloatParser):
-    """Refuses NaN as well, which no bound does."""
-
     def parse(self, argument: Any) -> float:
         value = super().parse(argument)
-        if not math.isfinite(value):
+        if not math.isfinite(value):  # no bound refuses NaN
             raise ValueError(f"{argument} is not a finite number")
         return value
 
 
 class _StepRange(flags.ArgumentParser):
-    """`FIRST,LAST` as a pair of steps, counted from 1."""
-
     def parse(self, argument: Any) -> tuple[int, int]:
         text = argument if isinstance(argument, str) else "{},{}".format(*argument)
         match = re.fullmatch(r"(\d{1,9}),(\d{1,9})", text)
@@ -51,17 +47,15 @@ _integer, _choice = flags.IntegerParser, flags.EnumParser
 
 
 def _flag(
-    default: Any,
-    help: str,
-    parser: flags.ArgumentParser | None = None,
-    scope: Scope = Scope.RUN,
-    recipe: bool = False,
+    default: Any, help: str, parser: flags.ArgumentParser | None = None, scope: Scope = Scope.RUN
 ) -> Any:
-    """A field and its flag; `recipe` marks those whose default is the model's recipe."""
-    if recipe:
-        help += " (default: the model's recipe)"
     known = {"help": help, "parser": parser or flags.ArgumentParser(), "scope": scope}
-    return dataclasses.field(default=default, metadata=known | {"recipe": recipe})
+    return dataclasses.field(default=default, metadata=known)
+
+
+def _recipe_flag(help: str, parser: flags.ArgumentParser) -> Any:
+    """A field of None stands for the value of the same name in the model's recipe."""
+    return _flag(None, f"{help} (default: the model's recipe)", parser)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,23 +112,21 @@ class Config:
         _Number(1, 86_400),
         Scope.PART,
     )
-    batch_size: int | None = _flag(
-        None, "GLOBAL batch size, over all replicas", _integer(1, 60_000), recipe=True
+    batch_size: int | None = _recipe_flag(
+        "GLOBAL batch size, over all replicas", _integer(1, 60_000)
     )
-    learning_rate: float | None = _flag(
-        None, "peak of the one-cycle schedule", _Number(1e-12), recipe=True
+    learning_rate: float | None = _recipe_flag("peak of the one-cycle schedule", _Number(1e-12))
+    warmup: float | None = _recipe_flag(
+        "share of all steps in which the learning rate rises", _Number(0, 0.99)
     )
-    warmup: float | None = _flag(
-        None, "share of all steps in which the learning rate rises", _Number(0, 0.99), recipe=True
+    weight_decay: float | None = _recipe_flag(
+        "decoupled weight decay of the kernels", _Number(0, 0.99)
     )
-    weight_decay: float | None = _flag(
-        None, "decoupled weight decay of the kernels", _Number(0, 0.99), recipe=True
+    label_smoothing: float | None = _recipe_flag(
+        "share of the target spread over all classes", _Number(0, 0.99)
     )
-    label_smoothing: float | None = _flag(
-        None, "share of the target spread over all classes", _Number(0, 0.99), recipe=True
-    )
-    augment: str | None = _flag(
-        None, "random distortion of the training digits", _choice(AUGMENTATIONS), recipe=True
+    augment: str | None = _recipe_flag(
+        "random distortion of the training digits", _choice(AUGMENTATIONS)
     )
     precision: str = _flag(
         "auto",
@@ -190,13 +182,9 @@ class Config:
 
     def resolved(self) -> Config:
         """Returns this configuration with the recipe's values where no flag gave one."""
-        recipe = RECIPES[self.model]
-        missing = {
-            field.name: getattr(recipe, field.name)
-            for field in dataclasses.fields(self)
-            if field.metadata["recipe"] and getattr(self, field.name) is None
-        }
-        return dataclasses.replace(self, **missing)
+        recipe = dataclasses.asdict(RECIPES[self.model])
+        unset = {name for name, value in self.to_dict().items() if value is None}
+        return dataclasses.replace(self, **{name: recipe[name] for name in recipe.keys() & unset})
 
     def check_batch(self, replicas: int) -> None:
         """Raises `UsageError` unless the global batch is divisible by the number of `replicas`."""

@@ -43,13 +43,7 @@ def run(
       dataset: stands in for what `config` names.
 
     Raises:
-      UsageError: the configuration does not fit the machine, the directory, the data or the other
-        workers, or training diverged.
-      DataError: the data is missing or corrupt.
-      NetworkError: only the network could give the data, and it cannot be reached.
-      ClusterError: the workers did not find each other, or one was lost.
-      StorageError: the directory cannot be written any more.
-      Interrupted: a signal came; progress was saved.
+      TrainerError: of every kind in `errors.py`, each with what to do.
     """
     clock = Clock()
     config, dataset = _get_ready(config, cluster, dataset, console, clock)
@@ -68,14 +62,9 @@ def run(
             console.line(directory.finished_line(config, recorded))
             return
         devices = set_up(config, cluster)
-        plan = plans.make(
-            config,
-            examples,
-            devices.hardware,
-            devices.replicas,
-            precision=recorded.resolved.get("precision"),
-        )
-        stop.install()
+        stop.install()  # the strategy has taken SIGTERM
+        precision = recorded.resolved.get("precision")
+        plan = plans.make(config, examples, devices.hardware, devices.replicas, precision)
         agreement = Agreement(devices)
         agreement.compare(
             {
@@ -93,8 +82,7 @@ def _get_ready(
 ) -> tuple[Config, Dataset]:
     """Loads the data while TensorFlow, which takes longer, is imported.
 
-    Returns:
-      The configuration with the real names of data set and directory, and the data.
+    Returns the data, and the configuration with the real names of data set and directory.
     """
     if len(cluster.workers) > 1:
         # A lost worker is reported once, by name, and not by every operation that it fails.
@@ -121,15 +109,13 @@ def _get_ready(
 
 
 def _meet(config: Config, cluster: Cluster, dataset: Dataset, last_step: int) -> Cluster:
-    """Waits for the other workers, and returns the cluster: the chief alone if it needs no others.
+    """Waits for the other workers; returns the cluster.
 
-    That is when it came back to a run that is trained, but whose results are not written.
+    A chief that came back to a trained run, to write its results, needs no others.
     """
     from trainer.run.checkpoints import last_is_readable
 
-    if len(cluster.workers) == 1:
-        return cluster
-    if cluster.is_chief:
+    if cluster.is_chief and len(cluster.workers) > 1:
         recorded = directory.examine(config, last_step=last_step, data_sha256=dataset.sha256)
         if recorded.state is State.TRAINED and last_is_readable(config.model_dir):
             return Cluster()
@@ -171,16 +157,14 @@ def _train_and_finish(
     from trainer.results.reporter import Reporter, SilentReporter
     from trainer.run.checkpoints import Checkpoints
 
-    trainer = Trainer(plan, devices)
-    is_chief = devices.cluster.is_chief
+    config, is_chief = plan.config, devices.cluster.is_chief
+    trainer, reporter = Trainer(plan, devices), SilentReporter()
     checkpoints = Checkpoints(plan, trainer.checkpoint_items(), is_chief=is_chief)
     progress, resumed_from = checkpoints.restore(agreement.from_chief, console)
     if is_chief:
         # Whoever only writes the results may run elsewhere than where the run was trained.
         trained = recorded.resolved if resumed_from == plan.total_steps else None
         identity.record(plan, devices, dataset, resolved=trained)
-    reporter = SilentReporter()
-    if is_chief:
         reporter = Reporter(plan, trainer, dataset, console, resumed_from)
     reporter.start(devices, resumed_from)
     clock.lap("model")
@@ -212,5 +196,5 @@ def _train_and_finish(
         agreement.wait_for_chief()
     except startup.import_tensorflow().errors.OpError:
         # The chief may leave before all have heard from it; only an unfinished run is a failure.
-        if not directory.has_finished(plan.config):
+        if not directory.has_finished(config):
             raise

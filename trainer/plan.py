@@ -32,9 +32,7 @@ class Hardware:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of the compiled loop: steps first ... last - 1 of the superbatch that begins at
-    base.
-    """
+    """A call of the compiled loop: steps first ... last - 1, the superbatch beginning at base."""
 
     base: int
     first: int
@@ -60,7 +58,7 @@ class Plan:
     steps_per_loop: int
 
     def epoch_end(self, epoch: int) -> int:
-        """Returns the step that ends an epoch; its last batch may reach into the next one."""
+        """Returns the number of steps at the end of an epoch, counted from 1."""
         return epoch_end(self.config, self.examples, epoch)
 
     def epoch_of(self, step: int) -> int:
@@ -96,7 +94,7 @@ class Plan:
 
 
 def make(
-    config: Config, examples: int, hardware: Hardware, replicas: int, *, precision: str | None
+    config: Config, examples: int, hardware: Hardware, replicas: int, precision: str | None
 ) -> Plan:
     """Returns the plan of a run with a resolved configuration.
 
@@ -104,7 +102,7 @@ def make(
     resumed keeps its `precision` on any machine.
     """
     recipe = RECIPES[config.model]
-    per_loop = recipe.steps_per_loop if hardware.kind == "CPU" else GPU_STEPS_PER_LOOP
+    per_loop = recipe.cpu_steps_per_loop if hardware.kind == "CPU" else GPU_STEPS_PER_LOOP
     return Plan(
         config=config,
         examples=examples,
@@ -118,7 +116,10 @@ def make(
 
 
 def epoch_end(config: Config, examples: int, epoch: int) -> int:
-    """Returns the step that ends an epoch of a resolved configuration; epoch 0 ends at step 0."""
+    """Returns the number of steps at the end of an epoch of a resolved configuration.
+
+    The last batch of an epoch may reach into the next one.
+    """
     return -(-epoch * examples // config.batch_size)
 
 

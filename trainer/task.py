@@ -25,7 +25,7 @@ Train a network to read handwritten digits, and export it.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command `argv` (the program's name first) and returns its exit code."""
+    """Runs the command line `argv` (the program's name first); returns the exit code."""
     return command_line.main(_run, argv)
 
 

@@ -17,7 +17,7 @@ class Recipe:
     weight_decay: float  # decoupled from the gradient (AdamW), on kernels only
     label_smoothing: float  # the share of the target spread evenly over the ten classes
     augment: str  # one of AUGMENTATIONS
-    steps_per_loop: int  # training steps in one call of the compiled loop, on a CPU
+    cpu_steps_per_loop: int  # training steps in one call of the compiled loop, on a CPU
     bfloat16: bool  # whether it learns as well in bfloat16, where the hardware is fast with that
     # What XLA compiles on a CPU: the whole `loop`, or each `step`, because it runs convolutions
     # inside a loop on one thread.
@@ -34,7 +34,7 @@ _CNN = Recipe(
     weight_decay=0.02,
     label_smoothing=0.1,
     augment="affine",
-    steps_per_loop=20,
+    cpu_steps_per_loop=20,
     bfloat16=True,
     jit_compile="step",
     temperature=1.0,
@@ -48,7 +48,7 @@ RECIPES = {
         learning_rate=8e-3,
         weight_decay=0.0,
         augment="shift",
-        steps_per_loop=100,
+        cpu_steps_per_loop=100,
         bfloat16=False,
         jit_compile="loop",
     ),
