@@ -90,12 +90,3 @@ def test_a_new_run_never_takes_the_name_of_another(
 def test_the_test_for_writing_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
     run_directory.check_path(str(tmp_path / "a" / "b"), write=True)
     assert os.listdir(tmp_path) == []
-
-
-def test_history_has_a_row_an_epoch_and_empty_fields_for_what_is_not_there(
-    tmp_path: pathlib.Path,
-) -> None:
-    rows = [{"epoch": e, "train_loss": 1 / e, "validation_loss": None} for e in (1, 2)]
-    run_directory.write_history(str(tmp_path), rows)
-    text = (tmp_path / "history.csv").read_bytes()
-    assert text == b"epoch,train_loss,validation_loss\n1,1.0,\n2,0.5,\n"

@@ -5,11 +5,9 @@ import errno
 import os
 import pathlib
 import re
-import signal
 import uuid
 
 import pytest
-import runs
 import tensorflow as tf
 
 from trainer.run import files
@@ -73,26 +71,6 @@ def test_leftovers_are_removed_and_nothing_else(place: str) -> None:
         files.write_text(files.join(place, name), "mine")
     files.remove_leftovers(place)
     assert files.names_in(place) == sorted(names)
-
-
-def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path: pathlib.Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    process = runs.python(
-        """
-        import os, pathlib, signal, sys
-        from trainer.run import files
-        with files.replacing(sys.argv[1]) as temporary:
-            pathlib.Path(temporary).write_text("half")
-            os.kill(os.getpid(), signal.SIGKILL)
-        """,
-        args=[str(path)],
-    )
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert path.read_text() == "old"
-    files.remove_leftovers(str(tmp_path))
-    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

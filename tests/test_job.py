@@ -64,13 +64,6 @@ def test_config_json_says_everything_that_decided_the_run(trained: conftest.Run)
     assert set(found["data"]["sha256"]) == sums
 
 
-def test_the_same_command_gives_the_same_weights(
-    server: runs.TaskServer, trained: conftest.Run, tmp_path: pathlib.Path
-) -> None:
-    server(*trained.flags, f"--model_dir={tmp_path}/again")
-    assert runs.result(tmp_path / "again") == runs.result(trained.directory)
-
-
 def test_a_diverged_run_is_told_and_keeps_its_last_checkpoint(
     server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -81,16 +74,6 @@ def test_a_diverged_run_is_told_and_keeps_its_last_checkpoint(
     assert "--learning_rate=1e+38" in answer.message
     assert run_directory.checkpoint_steps(str(tmp_path / "run")) == [1]
     assert not (tmp_path / "run" / "metrics.json").exists()
-
-
-def test_a_convolutional_network_finishes_in_half_precision(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    flags = ("--model=cnn", "--precision=bfloat16", "--jit_compile=off", "--batch_size=200")
-    more = (f"--data_dir={tiny_dir}", f"--model_dir={tmp_path}/run", "--epochs=1")
-    server(*flags, *more, "--validation_examples=100")
-    found = runs.metrics(tmp_path / "run")
-    assert (found["precision"], found["steps"], found["model"]) == ("bfloat16", 3, "cnn")
 
 
 def test_a_run_can_live_anywhere_that_tensorflow_reads(

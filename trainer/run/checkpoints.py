@@ -46,12 +46,8 @@ class Progress:
 class Checkpoints:
     """The checkpoints of a run, in the layout of `tf.train.CheckpointManager`.
 
-    They are written by a thread, from copies, while training goes on.
-
-    Args:
-      plan: of the run; they live in `checkpoints/` in its directory.
-      items: the variables to save, by name (`Trainer.checkpoint_items`).
-      is_chief: whether this process writes them; `save` does nothing elsewhere.
+    The chief's are written by a thread, from copies, while training goes on; `save` does nothing
+    elsewhere. `items` are the variables to save, by name (`Trainer.checkpoint_items`).
     """
 
     def __init__(self, plan: Plan, items: dict[str, list[tf.Variable]], *, is_chief: bool):
@@ -72,10 +68,8 @@ class Checkpoints:
         """Restores the newest checkpoint that is whole, the same on every worker.
 
         Damaged ones are passed over with a warning (TensorFlow keeps a CRC32C of every tensor).
-        `from_chief` returns, on every worker, what the chief passes.
-
-        Returns:
-          How far the run has come, and the step it is resumed from (None: it begins).
+        `from_chief` returns, on every worker, what the chief passes. Returns how far the run has
+        come, and the step it is resumed from (None: it begins).
 
         Raises:
           UsageError: that is further than `--epochs`, or `--resume=must` finds only damaged ones.
@@ -148,9 +142,8 @@ class Checkpoints:
         Done after each save, and at a restart: a process may have died between the two.
         """
         # Those of later steps are damaged: training went on from an earlier one.
-        config = self._plan.config
-        steps = [each for each in run_directory.checkpoint_steps(config.model_dir) if each <= step]
-        kept = steps[: config.keep_checkpoints]
+        steps = run_directory.checkpoint_steps(self._plan.config.model_dir)
+        kept = [each for each in steps if each <= step][: self._plan.config.keep_checkpoints]
         # Relative names, so that the directory can be moved. A manager drops those without a time.
         names = [f"{run_directory.CHECKPOINT_PREFIX}{each}" for each in reversed(kept)]
         state = tf.compat.v1.train.generate_checkpoint_state_proto(

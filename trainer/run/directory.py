@@ -36,14 +36,10 @@ class State(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """The run that a directory holds.
+    """The run that a directory holds: what `config.json` and `metrics.json` say.
 
-    Attributes:
-      state: how far it has come.
-      config: the resolved configuration, `Config.to_dict`; empty if there is no run.
-      resolved: what `auto` became, the devices and the cluster it was last trained on.
-      data: name and checksums of the data set.
-      epochs: of the finished run; 0 before.
+    `resolved` is what `auto` became, with the devices and the cluster it was last trained on;
+    `data` has the data set's name and checksums; `epochs` is 0 until the run has finished.
     """
 
     state: State = State.NEW
@@ -65,44 +61,37 @@ def examine(
 ) -> Recorded:
     """Returns what `config.model_dir` holds.
 
-    Args:
-      config: as the flags gave it, or with the data set's real name.
-      last_step: of the whole run; without it `TRAINED` cannot be told from `RESUMABLE`.
-      data_sha256: of the data set's arrays, once they are known (`Dataset.sha256`).
+    Without the run's `last_step`, `TRAINED` cannot be told from `RESUMABLE`; `data_sha256`
+    (`Dataset.sha256`) is compared once the data is there.
 
     Raises:
-      UsageError: a record in it is damaged, or the run there is another one than this, or not what
-        `--resume` allows.
+      UsageError: a record there is damaged, or it is another run, or not what `--resume` allows.
     """
     path = config.model_dir
     recorded = read(path) if path else Recorded()
     if recorded.state is State.NEW:
         if config.resume == "must":
             where = path or "a new directory"
-            raise UsageError(
-                f"--resume=must, but no run is in {where}; give the --model_dir of one"
-            )
+            raise UsageError(f"--resume=must, but {where} holds no run; name one that does")
         return recorded
     if config.resume == "never":
         raise UsageError(f"--resume=never, but {path} holds a run; give another --model_dir")
-    _check_same_run(config, recorded, data_sha256 or {})
+    wanted, known = config.resolved(), recorded.data["sha256"]
+    if config.dataset == "auto":  # what that is, is only known once the data was looked for
+        wanted = dataclasses.replace(wanted, dataset=recorded.config.get("dataset"))
+    differences = wanted.differences(recorded.config)
+    for name, digest in (data_sha256 or {}).items():
+        if known.get(name) != digest:
+            differences.append(f"{name} differ")
+    if differences:
+        raise UsageError(
+            f"{path} holds another run: {', '.join(differences)};"
+            " give another --model_dir, or the run's flags and data"
+        )
     if recorded.epochs >= config.epochs:
         return recorded
     trained = checkpoint_steps(path)[:1] == [last_step]
     return dataclasses.replace(recorded, state=State.TRAINED if trained else State.RESUMABLE)
-
-
-def _check_same_run(config: Config, recorded: Recorded, data_sha256: Mapping[str, str]) -> None:
-    wanted = config.resolved()
-    if config.dataset == "auto":  # what that is, is only known once the data was looked for
-        wanted = dataclasses.replace(wanted, dataset=recorded.config.get("dataset"))
-    known = recorded.data["sha256"]
-    others = [f"{name} differ" for name, sha in data_sha256.items() if known.get(name) != sha]
-    if differences := wanted.differences(recorded.config) + others:
-        raise UsageError(
-            f"{config.model_dir} holds another run: {', '.join(differences)};"
-            " give another --model_dir, or the run's flags and data"
-        )
 
 
 def check_path(path: str, *, write: bool) -> None:
@@ -156,19 +145,10 @@ def read(path: str) -> Recorded:
 
 
 def checkpoint_steps(path: str) -> list[int]:
-    """Returns the steps of the checkpoints in the run directory `path`, newest first.
-
-    They are read off the files, so that a damaged list of TensorFlow's manager hides none.
-    """
+    """Returns the steps of a run's checkpoints, newest first; a damaged list of them hides none."""
     pattern = re.compile(CHECKPOINT_PREFIX + r"(\d+)\.index")
     names = map(pattern.fullmatch, files.names_in(files.join(path, CHECKPOINTS)))
     return sorted((int(match[1]) for match in names if match), reverse=True)
-
-
-def remove_leftovers(path: str) -> None:
-    """Removes the temporary files that a killed process left in the run directory `path`."""
-    for name in (SAVED_MODEL, CHECKPOINTS, FIGURES, ""):
-        files.remove_leftovers(files.join(path, name))
 
 
 def write_json(path: str, name: str, record: Mapping[str, Any]) -> None:

@@ -30,8 +30,8 @@ _LOCAL = types.SimpleNamespace(
     GFile=open,
     remove=os.remove,
     rmtree=shutil.rmtree,
+    walk=os.walk,
 )
-
 join = os.path.join
 
 
@@ -80,9 +80,10 @@ def remove(path: str) -> None:
 
 
 def remove_leftovers(directory: str) -> None:
-    """Removes the temporary files that a killed process left in `directory`."""
-    for name in filter(_TEMPORARY.match, names_in(directory)):
-        remove(join(directory, name))
+    """Removes the temporary files that a killed process left anywhere below `directory`."""
+    for place, folders, names in _io(directory).walk(directory):
+        for name in filter(_TEMPORARY.match, [*folders, *names]):
+            remove(join(place, name))
 
 
 @contextlib.contextmanager
@@ -92,12 +93,13 @@ def replacing(path: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
     Directories above it are made. If the block makes several files of the temporary path, `endings`
     are theirs, renamed in this order. If it raises, what it made is removed.
     """
-    _io(path).makedirs(os.path.dirname(path))
-    temporary = _beside(path)
+    directory, name = os.path.split(path)
+    _io(path).makedirs(directory)
+    temporary, old = (join(directory, f".partial-{uuid.uuid4().hex[:8]}-{name}") for _ in range(2))
     try:
         yield temporary
         for ending in endings:
-            _publish(temporary + ending, path + ending)
+            _publish(temporary + ending, path + ending, old)
     except BaseException:
         for ending in endings:
             with contextlib.suppress(Exception):
@@ -105,18 +107,12 @@ def replacing(path: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
         raise
 
 
-def _beside(path: str) -> str:
-    directory, name = os.path.split(path)
-    return join(directory, f".partial-{uuid.uuid4().hex[:8]}-{name}")
-
-
-def _publish(temporary: str, path: str) -> None:
+def _publish(temporary: str, path: str, old: str) -> None:
     if is_local(path):
         for file in (pathlib.Path(temporary), *pathlib.Path(temporary).rglob("*")):
             if file.is_file():
                 with file.open("rb") as content:
                     os.fsync(content.fileno())
-    old = _beside(path)
     if replaced := _io(path).isdir(path):  # directories cannot be replaced by a rename
         _rename(path, old)
     _rename(temporary, path)
@@ -138,14 +134,11 @@ def _rename(path: str, new: str) -> None:
 
 
 def failure(error: Exception, directory: str) -> StorageError | None:
-    """Returns the one-line error for a user if `error` is that the run `directory` is unwritable.
-
-    `error` is an `OSError`, or one of TensorFlow's, whose text holds the path and the reason.
-    """
+    """Returns what to raise if `error` is that the run `directory` cannot be written any more."""
     if isinstance(error, OSError):
         inside = str(error.filename or "").startswith(directory)
         reason = error.strerror if inside or error.errno in _FULL else None
-    else:
+    else:  # one of TensorFlow's, whose text holds the path and the reason
         found = re.search(re.escape(directory) + r"[^;\n]*; ([^\[\n]+)", str(error))
         reason = found and found[1].strip()
     return reason and StorageError(

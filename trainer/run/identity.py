@@ -15,7 +15,7 @@ from trainer.config import Config, Scope
 from trainer.data import Dataset
 from trainer.plan import Plan
 from trainer.process.cpus import available_cpus
-from trainer.run import directory
+from trainer.run import directory, files
 
 # What decides the weights; the rest of the package (pictures, reports) may change within a run.
 _COMPUTES = ("config.py", "plan.py", "job.py", "loop.py", "data", "model", "cluster", "run")
@@ -23,10 +23,9 @@ _COMPUTES = ("config.py", "plan.py", "job.py", "loop.py", "data", "model", "clus
 
 def fingerprint(config: Config, data_sha256: Mapping[str, str]) -> dict[str, str]:
     """Returns what all workers have to agree in, by name; `data_sha256` is `Dataset.sha256`."""
-    flags = config.within(Scope.RUN, Scope.PART)
     data = repr(sorted(data_sha256.items())).encode()
     return {
-        **{f"--{name}": str(value) for name, value in flags.items()},
+        **{f"--{name}": str(value) for name, value in config.within(Scope.RUN, Scope.PART).items()},
         "data": hashlib.sha256(data).hexdigest()[:12],
         "code": _code_digest(),
         "tensorflow": importlib.metadata.version("tensorflow"),
@@ -59,7 +58,7 @@ def record(
             "platform": platform.platform(),
         },
     }
-    directory.remove_leftovers(plan.config.model_dir)
+    files.remove_leftovers(plan.config.model_dir)
     directory.write_json(plan.config.model_dir, directory.CONFIG, content)
 
 
@@ -70,6 +69,5 @@ def _code_digest() -> str:
     for path in sorted(root.rglob("*.py")):
         name = path.relative_to(root)
         if name.parts[0] in _COMPUTES:
-            digest.update(f"{name.as_posix()}\n".encode())
-            digest.update(path.read_bytes())
+            digest.update(f"{name.as_posix()}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]

@@ -27,11 +27,11 @@ def refuse_if_held(directory: str) -> None:
 
 @contextlib.contextmanager
 def held(directory: str) -> Iterator[None]:
-    """Holds the lock of a run directory while the block runs; makes it, removes it if left empty.
+    """Holds the lock of a run directory, which is made, and removed if it is left empty.
 
     The kernel releases it when the process ends, however that happens (flock(2)). Where the file
-    system has no locks, and on paths that are not local, the block runs without one. Raises
-    `UsageError` if another process holds it.
+    system has no locks, and on paths that are not local, there is none. Raises `UsageError` if
+    another process holds it.
     """
     if not files.is_local(directory):
         yield
@@ -55,9 +55,7 @@ def _acquire(path: pathlib.Path) -> filelock.FileLock:
     try:
         lock.acquire()
     except filelock.Timeout:
-        holder = "another process"
-        with contextlib.suppress(OSError):  # it has just ended
-            holder = path.read_text().strip() or holder
+        holder = (files.read_text(str(path)) or "another process").strip()
         raise UsageError(
             f"{path.parent} is in use by {holder}; wait until it ends, or give another --model_dir"
         ) from None
