@@ -1,10 +1,9 @@
-"""Faults done to whole runs: kills, full and read-only disks, rot, closed streams, leaks, secrets.
+"""Faults done to whole runs: kills, a full disk, leaks, secrets.
 
 `FAULT_KILLS` and `FAULT_SEED` repeat or prolong what is random.
 """
 
 import csv
-import ctypes
 import json
 import os
 import pathlib
@@ -47,16 +46,15 @@ def check_equal(directory: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """Asserts that a finished run is whole and equals another, files and curves included."""
     check_whole(directory)
     assert runs.result(directory) == runs.result(undisturbed)
-    for part in ("train", "validation", "test"):
-        points = (runs.points(run / "tensorboard" / part) for run in (directory, undisturbed))
-        assert sorted(next(points)) == sorted(next(points))
-    assert names(directory) == names(undisturbed)
-
-
-def names(directory: pathlib.Path) -> set[str]:
-    """What lies in a run's directory; event files are called after the time."""
-    paths = (str(path.relative_to(directory)) for path in directory.rglob("*"))
-    return {re.sub(r"\.tfevents\..*", ".tfevents", path) for path in paths}
+    names, points = [], []
+    for run in (directory, undisturbed):
+        # Event files are called after the time.
+        paths = [str(path.relative_to(run)).split(".tfevents.")[0] for path in run.rglob("*")]
+        names.append(set(paths))
+        parts = (run / "tensorboard" / part for part in ("train", "validation", "test"))
+        points.append([sorted(runs.points(part)) for part in parts])
+    assert names[0] == names[1]
+    assert points[0] == points[1]
 
 
 def check_whole(directory: pathlib.Path) -> None:
@@ -127,65 +125,19 @@ def limit_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (900_000, 900_000))
 
 
-def obey_modes() -> None:
-    """Takes from root the capabilities to pass over a file's mode (prctl(2), capabilities(7))."""
-    for capability in (1, 2):
-        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs Linux")
-@pytest.mark.parametrize("fault", [limit_files, obey_modes])
 def test_a_directory_that_cannot_be_written_is_one_line_and_the_run_resumes(
-    server: runs.TaskServer, undisturbed: conftest.Run, tmp_path: pathlib.Path, fault
+    server: runs.TaskServer, undisturbed: conftest.Run, tmp_path: pathlib.Path
 ) -> None:
     """The environment is bare besides."""
     directory = tmp_path / "run"
     flags = (*undisturbed.flags, f"--model_dir={directory}")
     bare = {"PATH": os.environ["PATH"], "PYTHONPATH": str(runs.ROOT), "LC_ALL": "C"}
-    process = runs.task(*flags, env=bare, preexec_fn=fault)
-    while process.poll() is None and fault is obey_modes:
-        if saved_step(directory) > 10:
-            (directory / "checkpoints").chmod(0o555)
-        time.sleep(0.001)
+    process = runs.task(*flags, env=bare, preexec_fn=limit_files)
     err = process.communicate()[1]
-    (directory / "checkpoints").chmod(0o755)
     assert process.returncode == 1
-    assert re.fullmatch(rf"error: cannot write in {directory}: (File too|Permission)[^\n]*\n", err)
+    assert re.fullmatch(rf"error: cannot write in {directory}: File too[^\n]*\n", err)
     check_whole(directory)
     server(*flags)
-    check_equal(directory, undisturbed.directory)
-
-
-def flip(path: pathlib.Path, chance: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    path.write_bytes(content)
-
-
-def cut(path: pathlib.Path, chance: random.Random) -> None:
-    path.write_bytes(path.read_bytes()[: chance.randrange(path.stat().st_size)])
-
-
-def lose(path: pathlib.Path, chance: random.Random) -> None:
-    path.unlink()
-
-
-ROT = [(flip, "step-*.data-*"), (lose, "step-*.data-*"), (cut, "step-*.index"), (cut, "checkpoint")]
-
-
-@pytest.mark.parametrize(("damage", "file"), ROT)
-def test_a_rotten_checkpoint_is_passed_over_and_the_run_ends_the_same(
-    server: runs.TaskServer, undisturbed: conftest.Run, tmp_path: pathlib.Path, damage, file: str
-) -> None:
-    print(f"FAULT_SEED={SEED}")
-    directory = tmp_path / "run"
-    shutil.copytree(undisturbed.directory, directory)
-    (directory / "metrics.json").unlink()
-    path = max((directory / "checkpoints").glob(file))
-    damage(path, random.Random(SEED))
-    answer = server(*undisturbed.flags, f"--model_dir={directory}")
-    assert re.fullmatch(r"(warning: damaged checkpoint passed over: [^\n]+\n)?", answer.err)
-    assert answer.err or file == "checkpoint"  # TensorFlow's list of the others
     check_equal(directory, undisturbed.directory)
 
 
@@ -199,23 +151,6 @@ def test_no_secret_of_the_environment_gets_into_what_a_run_prints_or_leaves(
         assert [where for where, content in found.items() if secret.encode() in content] == []
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("output", ["closed", "left by its reader, errors on a full disk"])
-def test_output_that_cannot_be_written_does_not_end_a_run(
-    undisturbed: conftest.Run, tmp_path: pathlib.Path, output: str
-) -> None:
-    flags = (*undisturbed.flags, f"--model_dir={tmp_path}/run")
-    if output == "closed":
-        process = runs.task(*flags, preexec_fn=lambda: (os.close(1), os.close(2)))
-    else:
-        with open("/dev/full", "w") as full:
-            process = runs.task(*flags, stderr=full)
-        process.stdout.readline()
-        process.stdout.close()
-    assert process.wait() == 0
-    check_equal(tmp_path / "run", undisturbed.directory)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's /proc")
 def test_a_run_of_200_epochs_leaks_neither_memory_nor_files(
@@ -223,18 +158,17 @@ def test_a_run_of_200_epochs_leaks_neither_memory_nor_files(
 ) -> None:
     flags = (*runs.FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={tmp_path}/run", "--epochs=200")
     process = runs.task(*flags, "--keep_checkpoints=2")
-    memory, handles = {}, {}
+    measured = {}
     while process.poll() is None:
         epoch = saved_step(tmp_path / "run") // runs.STEPS_AN_EPOCH
-        if epoch in range(20, 200, 20) and epoch not in memory:
+        if epoch in range(20, 200, 20) and epoch not in measured:
             status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
-            memory[epoch] = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
-            handles[epoch] = len(os.listdir(f"/proc/{process.pid}/fd"))
+            memory = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
+            measured[epoch] = memory, len(os.listdir(f"/proc/{process.pid}/fd"))
         time.sleep(0.002)
     assert (process.communicate()[1], process.returncode) == ("", 0)
-    print({epoch: f"{memory[epoch]:.0f} MB, {handles[epoch]} handles" for epoch in memory})
-    assert len(memory) >= 5
-    first, last = min(memory), max(memory)
-    assert memory[last] - memory[first] < 40  # allocators keep some; 180 epochs' leak would be more
-    assert max(handles.values()) - min(handles.values()) <= 3  # a file that is being written
+    assert len(measured) >= 5
+    memory, handles = zip(*measured.values(), strict=True)
+    assert memory[-1] - memory[0] < 40  # MB that allocators keep; 180 epochs' leak would be more
+    assert max(handles) - min(handles) <= 3  # a file that is being written
     assert len(list((tmp_path / "run" / "checkpoints").glob("*.index"))) == 2

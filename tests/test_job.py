@@ -52,14 +52,6 @@ def test_metrics_have_the_promised_names_and_types(trained: conftest.Run) -> Non
     assert re.fullmatch("[0-9a-f]{64}", found["weights_sha256"])
 
 
-def test_history_has_the_epochs_of_the_run(trained: conftest.Run) -> None:
-    rows = runs.history(trained.directory)
-    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "10"), ("2", "20"), ("3", "30")]
-    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
-    last = float(rows[-1]["validation_accuracy"])
-    assert last == runs.metrics(trained.directory)["validation_accuracy"]
-
-
 def test_config_json_says_everything_that_decided_the_run(trained: conftest.Run) -> None:
     found = json.loads((trained.directory / "config.json").read_text())
     assert None not in {
@@ -68,16 +60,8 @@ def test_config_json_says_everything_that_decided_the_run(trained: conftest.Run)
     assert found["config"]["dataset"] == "mnist"
     assert {"strategy", "devices", "workers", "replicas", "precision"} <= set(found["resolved"])
     assert {"trainer", "python", "tensorflow", "keras"} <= set(found["versions"])
-    assert set(found["data"]["sha256"]) == {
-        *("train_images", "train_labels", "test_images", "test_labels")
-    }
-
-
-def test_the_same_command_gives_the_same_weights(
-    server: runs.TaskServer, trained: conftest.Run, tmp_path: pathlib.Path
-) -> None:
-    server(*trained.flags, f"--model_dir={tmp_path}/again")
-    assert runs.result(tmp_path / "again") == runs.result(trained.directory)
+    sums = {f"{part}_{kind}" for part in ("train", "test") for kind in ("images", "labels")}
+    assert set(found["data"]["sha256"]) == sums
 
 
 def test_a_diverged_run_is_told_and_keeps_its_last_checkpoint(
@@ -90,18 +74,6 @@ def test_a_diverged_run_is_told_and_keeps_its_last_checkpoint(
     assert "--learning_rate=1e+38" in answer.message
     assert run_directory.checkpoint_steps(str(tmp_path / "run")) == [1]
     assert not (tmp_path / "run" / "metrics.json").exists()
-
-
-def test_a_run_without_validation_in_half_precision_finishes(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    flags = ("--model=cnn", "--precision=bfloat16", "--jit_compile=off", "--batch_size=200")
-    more = (f"--data_dir={tiny_dir}", f"--model_dir={tmp_path}/run", "--epochs=1")
-    server(*flags, *more, "--validation_examples=0")
-    found = runs.metrics(tmp_path / "run")
-    assert (found["precision"], found["steps"], found["model"]) == ("bfloat16", 3, "cnn")
-    assert found["validation_accuracy"] is None
-    assert runs.history(tmp_path / "run")[0]["validation_loss"] == ""
 
 
 def test_a_run_can_live_anywhere_that_tensorflow_reads(
@@ -124,5 +96,5 @@ def test_a_result_of_guessing_is_called_that(
     guesses: bool,
 ) -> None:
     where = (f"--data_dir={tiny_dir}", f"--model_dir={tmp_path / 'run'}")
-    said = server(*runs.FLAGS, *where, "--epochs=2", f"--learning_rate={rate}").out
-    assert ("hardly better than guessing; try more --epochs, or" in said) is guesses, said
+    answer = server(*runs.FLAGS, *where, "--epochs=2", f"--learning_rate={rate}")
+    assert ("hardly better than guessing" in answer.out) is guesses

@@ -52,10 +52,8 @@ def run(
     cluster = _meet(config, cluster, dataset, last_step)
     clock.lap("cluster")
     writing = lock.held(config.model_dir) if cluster.is_chief else contextlib.nullcontext()
-    with writing, _named_failures(config, cluster):
-        recorded = directory.examine(
-            config, is_chief=cluster.is_chief, last_step=last_step, data_sha256=dataset.sha256
-        )
+    with _named_failures(config, cluster), writing:
+        recorded = directory.examine(config, last_step=last_step, data_sha256=dataset.sha256)
         if recorded.state is State.FINISHED:
             console.line(directory.finished_line(config, recorded))
             return
@@ -153,13 +151,12 @@ def _train_and_finish(
     from trainer.model.trainer import Trainer
     from trainer.results.finish import finish
     from trainer.results.reporter import Reporter, SilentReporter
-    from trainer.run.checkpoints import Checkpoints, resume
+    from trainer.run.checkpoints import Checkpoints
 
     config, is_chief = plan.config, devices.cluster.is_chief
     trainer, reporter = Trainer(plan, devices), SilentReporter()
-    items, keep = trainer.checkpoint_items(), config.keep_checkpoints
-    checkpoints = Checkpoints(config.model_dir, items, keep=keep, is_chief=is_chief)
-    progress, resumed_from = resume(checkpoints, plan, agreement.from_chief, console)
+    checkpoints = Checkpoints(plan, trainer.checkpoint_items(), is_chief=is_chief)
+    progress, resumed_from = checkpoints.restore(agreement.from_chief, console)
     if is_chief:
         # Whoever only writes the results may run elsewhere than where the run was trained.
         trained = recorded.resolved if resumed_from == plan.total_steps else None
@@ -190,7 +187,6 @@ def _train_and_finish(
             f"progress is saved at step {progress.step:,}; the same command goes on from there"
         )
     if is_chief:
-        checkpoints.tidy(progress.step)
         finish(plan, trainer, dataset, progress, reporter, console, clock, resumed_from)
     try:
         agreement.wait_for_chief()

@@ -50,7 +50,8 @@ def _finished_already(config: Config, cluster: environment.Cluster, console: Con
     """Refuses what cannot run, as far as that is known without TensorFlow."""
     environment.check(config, cluster)
     if not config.model_dir or files.is_local(config.model_dir):
-        recorded = directory.examine(config, is_chief=cluster.is_chief)
+        directory.check_path(config.model_dir or "runs", write=cluster.is_chief)
+        recorded = directory.examine(config)
         if recorded.state is State.FINISHED:
             console.line(directory.finished_line(config, recorded))
             return True

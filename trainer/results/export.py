@@ -78,7 +78,6 @@ def publish(
       RuntimeError: what was written, read back, answers differently; nothing is published.
     """
     path = files.join(directory, str(step))
-    files.make_directory(directory)
     classifier = Classifier(model, temperature)
     signatures = {name: getattr(classifier, name) for name in ("serving_default", "serving_bytes")}
     with files.replacing(path) as temporary:

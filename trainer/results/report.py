@@ -39,7 +39,6 @@ def write(
     files.write_bytes(files.join(directory, run_directory.PREDICTIONS), picture)
     drawn = figures.report_figures(history, images, result)
     folder = files.join(directory, run_directory.FIGURES)
-    files.make_directory(folder)
     for name, svg in drawn.items():
         files.write_text(files.join(folder, f"{name}.svg"), svg)
     record = json.loads(files.read_text(files.join(directory, run_directory.CONFIG)))

@@ -82,7 +82,6 @@ class EventFiles:
             metadata.PROJECTOR_FILENAME: str(config).encode(),
         }
         directory = files.join(self._directory, part)
-        files.make_directory(directory)
         for name, content in contents.items():
             files.write_bytes(files.join(directory, name), content)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import dataclasses
 import json
 import re
@@ -20,18 +18,20 @@ from trainer.process.console import Console
 from trainer.run import directory as run_directory
 from trainer.run import files
 
+# What TensorFlow raises for files that are cut, altered or of another model.
+_DAMAGE = (tf.errors.OpError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+# The files of a checkpoint. The index comes last: whoever sees it finds all of it.
+_ENDINGS = (".data-00000-of-00001", ".index")
+_FILE = re.compile(rf"{run_directory.CHECKPOINT_PREFIX}(\d+)({'|'.join(_ENDINGS)})")
+
 
 @dataclasses.dataclass
 class Progress:
     """How far a run has come: what is not a tensor.
 
-    Attributes:
-      step: training steps done.
-      train_seconds: time spent in the training loop.
-      steady_examples, steady_seconds: examples and time after the first call of the loop, which
-        includes compilation.
-      epoch_loss, epoch_correct: sums over the steps of the epoch under way: mean loss, accuracy.
-      history: a row for each finished epoch, as in `history.csv`.
+    Steady are examples and seconds after the first call of the loop, which includes compilation.
+    `epoch_loss` and `epoch_correct` are sums of mean loss and accuracy over the steps of the epoch
+    under way; `history` has a row for each finished epoch, as in `history.csv`.
     """
 
     step: int = 0
@@ -42,187 +42,125 @@ class Progress:
     epoch_correct: float = 0.0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
-    @property
-    def examples_per_second(self) -> int | None:
-        """The rate of the steady state; None if no call of the loop followed the first."""
-        return round(self.steady_examples / self.steady_seconds) if self.steady_seconds else None
-
-
-class _Saved(tf.train.experimental.PythonState):
-    """Carries a `Progress` in a checkpoint, as JSON."""
-
-    def __init__(self, progress: Progress):
-        self.progress = progress
-
-    def serialize(self) -> str:
-        return json.dumps(dataclasses.asdict(self.progress))
-
-    def deserialize(self, string_value: bytes) -> None:
-        self.progress = Progress(**json.loads(string_value))
-
-
-# What TensorFlow raises for files that are cut, altered or of another model.
-_DAMAGE = (tf.errors.OpError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
-
-# The files of a checkpoint. The index comes last: whoever sees it finds all of it.
-_PARTS = (".data-00000-of-00001", ".index")
-_PART = re.compile(
-    rf"{re.escape(run_directory.CHECKPOINT_PREFIX)}(\d+)({'|'.join(map(re.escape, _PARTS))})"
-)
-
 
 class Checkpoints:
     """The checkpoints of a run, in the layout of `tf.train.CheckpointManager`.
 
-    They are written by a thread, from copies, while training goes on.
-
-    Args:
-      directory: of the run; they live in `checkpoints/` there.
-      items: the variables to save, by name (`Trainer.checkpoint_items`).
-      keep: how many of the newest to keep.
-      is_chief: whether this process writes them; `save` does nothing elsewhere.
+    The chief's are written by a thread, from copies, while training goes on; `save` does nothing
+    elsewhere. `items` are the variables to save, by name (`Trainer.checkpoint_items`).
     """
 
-    def __init__(
-        self,
-        directory: str,
-        items: dict[str, list[tf.Variable]],
-        *,
-        keep: int,
-        is_chief: bool = True,
-    ):
-        self._run, self._is_chief = directory, is_chief
-        self._directory = files.join(directory, run_directory.CHECKPOINTS)
-        self._restored = _Saved(Progress())
-        self._checkpoint = tf.train.Checkpoint(progress=self._restored, **items)
-        self._variables = tf.nest.flatten(items)
+    def __init__(self, plan: Plan, items: dict[str, list[tf.Variable]], *, is_chief: bool):
+        self._plan, self._is_chief = plan, is_chief
+        self._directory = files.join(plan.config.model_dir, run_directory.CHECKPOINTS)
         with tf.device("/CPU:0"):
+            self._progress = tf.Variable("")  # as JSON
             copies = tf.nest.map_structure(lambda item: tf.Variable(item, trainable=False), items)
-        self._copies = tf.nest.flatten(copies)
-        self._saved = _Saved(Progress())
-        self._copied = tf.train.Checkpoint(progress=self._saved, **copies)
-        self._keep = keep
+        self._variables, self._copies = tf.nest.flatten(items), tf.nest.flatten(copies)
+        self._checkpoint = tf.train.Checkpoint(progress=self._progress, **items)
+        self._copied = tf.train.Checkpoint(progress=self._progress, **copies)
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._writing: Future | None = None
 
     def restore(
-        self, from_chief: Callable[[int], int] = lambda step: step
-    ) -> tuple[Progress | None, list[str]]:
+        self, from_chief: Callable[[int], int], console: Console
+    ) -> tuple[Progress, int | None]:
         """Restores the newest checkpoint that is whole, the same on every worker.
 
-        Args:
-          from_chief: returns, on every worker, what the chief passes.
-
-        Returns:
-          The progress of the restored checkpoint, None if there is none, and the damaged ones it
-          passed over, each with what is wrong (TensorFlow keeps a CRC32C of every tensor).
+        Damaged ones are passed over with a warning (TensorFlow keeps a CRC32C of every tensor).
+        `from_chief` returns, on every worker, what the chief passes. Returns how far the run has
+        come, and the step it is resumed from (None: it begins).
 
         Raises:
+          UsageError: that is further than `--epochs`, or `--resume=must` finds only damaged ones.
           ClusterError: this worker cannot read what the chief restored.
         """
-        damaged, restored = [], -1
-        for step in run_directory.checkpoint_steps(self._run):
-            problem = self._read(step)
-            if problem is None:
-                restored = step
+        config, progress, damaged = self._plan.config, None, 0
+        for step in run_directory.checkpoint_steps(config.model_dir):
+            try:
+                progress = self._read(step)
                 break
-            damaged.append(problem)
-        agreed = from_chief(restored)
+            except ClusterError as error:
+                console.warn(f"warning: damaged checkpoint passed over: {error}")
+                damaged += 1
+        agreed = from_chief(progress.step if progress else -1)
         if agreed < 0:
-            return None, damaged
-        if agreed != restored:
-            problem = self._read(agreed)
-            if problem is not None:
-                raise ClusterError(
-                    f"the chief resumes from a checkpoint this worker cannot read: {problem}"
+            if damaged and config.resume == "must":
+                raise UsageError(
+                    f"--resume=must, but none of the {damaged} checkpoints in {config.model_dir}"
+                    " can be read; restore one, or let --resume=auto begin again"
                 )
-        return self._restored.progress, damaged
+            return Progress(), None
+        if progress is None or progress.step != agreed:
+            progress = self._read(agreed)
+        if agreed > self._plan.total_steps:
+            raise UsageError(
+                f"{config.model_dir} is at step {agreed:,} already, past the"
+                f" {self._plan.total_steps:,} of --epochs={config.epochs}; ask for more epochs"
+            )
+        if self._is_chief:
+            self._tidy(agreed)
+        return progress, agreed
+
+    def _read(self, step: int) -> Progress:
+        path = self._path(step)
+        try:
+            self._checkpoint.read(path).assert_existing_objects_matched()
+            return Progress(**json.loads(self._progress.numpy()))
+        except _DAMAGE as error:
+            reason = str(error).splitlines()[0][:120]
+            raise ClusterError(f"{path} cannot be read ({reason})") from None
 
     def _path(self, step: int) -> str:
         return files.join(self._directory, f"{run_directory.CHECKPOINT_PREFIX}{step}")
 
-    def _read(self, step: int) -> str | None:
-        """Restores the checkpoint of a step; returns None, or what is wrong with it."""
-        path = self._path(step)
-        try:
-            self._checkpoint.read(path).assert_existing_objects_matched()
-        except _DAMAGE as error:
-            return f"{path} ({str(error).splitlines()[0][:120]})"
-        return None
-
     def save(self, progress: Progress) -> None:
-        """Begins to write a checkpoint of this moment, once the one before is there.
-
-        The oldest beyond the number to keep is dropped. What may go wrong is raised by the next
-        call, or by `wait`.
-        """
+        """Begins to write a checkpoint of this moment, once the one before is there (`wait`)."""
         if not self._is_chief:
             return
         self.wait()
-        for own, variable in zip(self._copies, self._variables, strict=True):
-            own.assign(variable)
-        self._saved.progress = copy.deepcopy(progress)
+        for copy, variable in zip(self._copies, self._variables, strict=True):
+            copy.assign(variable)
+        self._progress.assign(json.dumps(dataclasses.asdict(progress)))
         self._writing = self._writer.submit(self._write, progress.step)
 
     def wait(self) -> None:
-        """Returns once the checkpoint that was begun is there.
-
-        Raises:
-          OSError, tf.errors.OpError: it could not be written.
-        """
+        """Returns once the checkpoint that was begun is there; raises what went wrong."""
         writing, self._writing = self._writing, None
         if writing:
             writing.result()
 
     def _write(self, step: int) -> None:
-        path = self._path(step)
-        files.make_directory(self._directory)
         # TensorFlow makes the index under its own name, where a kill would leave half of it.
-        with files.replacing(path, _PARTS) as temporary:
+        with files.replacing(self._path(step), _ENDINGS) as temporary:
             self._copied.write(temporary)
-        self.tidy(step)
+        self._tidy(step)
 
-    def tidy(self, step: int) -> None:
-        """Drops those beyond the number to keep, the newest being of `step`, and lists the rest.
+    def _tidy(self, step: int) -> None:
+        """Lists the newest checkpoints up to that of `step` for TensorFlow and drops all others.
 
-        Done after each save, and at the end of a run: a process may have died between the two.
+        Done after each save, and at a restart: a process may have died between the two.
         """
-        steps = run_directory.checkpoint_steps(self._run)
         # Those of later steps are damaged: training went on from an earlier one.
-        kept = [other for other in steps if other <= step][: self._keep]
-        self._list(kept)
-        names = [
-            name
-            for name in files.names_in(self._directory)
-            if (match := _PART.fullmatch(name)) and int(match[1]) not in kept
-        ]
-        # An index first, so that it never lacks its data. Data without one was left by a process
-        # that died between the two.
+        steps = run_directory.checkpoint_steps(self._plan.config.model_dir)
+        kept = [each for each in steps if each <= step][: self._plan.config.keep_checkpoints]
+        # Relative names, so that the directory can be moved. A manager drops those without a time.
+        names = [f"{run_directory.CHECKPOINT_PREFIX}{each}" for each in reversed(kept)]
+        state = tf.compat.v1.train.generate_checkpoint_state_proto(
+            ".", names[-1], names, [time.time()] * len(names)
+        )
+        files.write_text(files.join(self._directory, "checkpoint"), str(state))
+        # An index goes before its data. Data alone was left by a process that died between the two.
+        names = files.names_in(self._directory)
         for name in sorted(names, key=lambda name: not name.endswith(".index")):
-            with contextlib.suppress(FileNotFoundError, tf.errors.NotFoundError):
+            match = _FILE.fullmatch(name)
+            if match and int(match[1]) not in kept:
                 files.remove(files.join(self._directory, name))
-
-    def _list(self, steps: list[int]) -> None:
-        """Writes the list by which TensorFlow's own tools find the newest (CheckpointState, text).
-
-        The names are relative, so that the directory can be moved.
-        """
-        names = [f"{run_directory.CHECKPOINT_PREFIX}{step}" for step in reversed(steps)]
-        lines = [f'model_checkpoint_path: "{names[-1]}"']
-        lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
-        # A manager drops names without a time; only the order of the names counts.
-        lines += [f"all_model_checkpoint_timestamps: {time.time()}" for _ in names]
-        files.write_text(files.join(self._directory, "checkpoint"), "\n".join(lines) + "\n")
 
 
 def last_is_readable(directory: str) -> bool:
-    """Returns whether every tensor of a run's newest checkpoint can be read (CRC32C included).
-
-    Args:
-      directory: of the run.
-    """
-    newest = run_directory.checkpoint_steps(directory)[0]
-    name = f"{run_directory.CHECKPOINT_PREFIX}{newest}"
+    """Returns whether every tensor of a run's newest checkpoint can be read (CRC32C included)."""
+    name = f"{run_directory.CHECKPOINT_PREFIX}{run_directory.checkpoint_steps(directory)[0]}"
     try:
         reader = tf.train.load_checkpoint(files.join(directory, run_directory.CHECKPOINTS, name))
         for variable in reader.get_variable_to_shape_map():
@@ -230,30 +168,3 @@ def last_is_readable(directory: str) -> bool:
     except _DAMAGE:
         return False
     return True
-
-
-def resume(
-    checkpoints: Checkpoints, plan: Plan, from_chief: Callable[[int], int], console: Console
-) -> tuple[Progress, int | None]:
-    """Returns how far a run has come, and the step it is resumed from (None: it begins).
-
-    Raises:
-      UsageError: it has come further than `--epochs`, or `--resume=must` finds nothing sound.
-    """
-    config = plan.config
-    progress, damaged = checkpoints.restore(from_chief)
-    for problem in damaged:
-        console.warn(f"warning: damaged checkpoint passed over: {problem}")
-    if progress is None and config.resume == "must" and damaged:
-        raise UsageError(
-            f"--resume=must, but none of the {len(damaged)} checkpoints in {config.model_dir}"
-            " can be read; restore one, or let --resume=auto begin again"
-        )
-    if progress is None:
-        return Progress(), None
-    if progress.step > plan.total_steps:
-        raise UsageError(
-            f"{config.model_dir} is at step {progress.step:,} already, past the"
-            f" {plan.total_steps:,} of --epochs={config.epochs}; ask for more epochs"
-        )
-    return progress, progress.step

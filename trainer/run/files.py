@@ -17,12 +17,10 @@ from collections.abc import Iterator, Sequence
 from trainer.errors import StorageError
 from trainer.process.startup import import_tensorflow
 
-# A prefix, as `tf.io.gfile` takes a path on `ram://` for a directory if another begins with it.
+# A prefix: `tf.io.gfile` takes a path on `ram://` for a directory if another begins with it.
 _TEMPORARY = re.compile(r"\.partial-[0-9a-f]{8}-")
-
 # What only a write can meet; such an error does not name the file.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 # The functions of `tf.io.gfile` that are used here, for local paths.
 _LOCAL = types.SimpleNamespace(
     exists=os.path.lexists,
@@ -32,7 +30,9 @@ _LOCAL = types.SimpleNamespace(
     GFile=open,
     remove=os.remove,
     rmtree=shutil.rmtree,
+    walk=os.walk,
 )
+join = os.path.join
 
 
 def is_local(path: str) -> bool:
@@ -44,27 +44,15 @@ def _io(path: str):
     return _LOCAL if is_local(path) else import_tensorflow().io.gfile
 
 
-def join(directory: str, *names: str) -> str:
-    """Returns the path of `names` below `directory`."""
-    return os.path.join(directory, *names)
-
-
-def make_directory(path: str) -> None:
-    """Makes `path` and its parents; it may exist."""
-    _io(path).makedirs(path)
+def exists(path: str) -> bool:
+    """Whether a file or directory is at `path`."""
+    return _io(path).exists(path)
 
 
 def names_in(directory: str) -> list[str]:
     """Returns the names in `directory`, sorted; none if it does not exist."""
-    with contextlib.suppress(FileNotFoundError):
-        if is_local(directory) or exists(directory):
-            return sorted(name.rstrip("/") for name in _io(directory).listdir(directory))
-    return []
-
-
-def exists(path: str) -> bool:
-    """Whether a file or directory is at `path`."""
-    return _io(path).exists(path)
+    names = _io(directory).listdir(directory) if exists(directory) else []
+    return sorted(name.rstrip("/") for name in names)
 
 
 def read_text(path: str) -> str | None:
@@ -92,27 +80,26 @@ def remove(path: str) -> None:
 
 
 def remove_leftovers(directory: str) -> None:
-    """Removes the temporary files that a killed process left in `directory`."""
-    for name in filter(_TEMPORARY.match, names_in(directory)):
-        remove(join(directory, name))
+    """Removes the temporary files that a killed process left anywhere below `directory`."""
+    for place, folders, names in _io(directory).walk(directory):
+        for name in filter(_TEMPORARY.match, [*folders, *names]):
+            remove(join(place, name))
 
 
 @contextlib.contextmanager
 def replacing(path: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
     """Yields a temporary path beside `path`; the file or directory the block makes becomes `path`.
 
-    If the block raises, what it made is removed.
-
-    Args:
-      path: where the output belongs.
-      endings: of several files that the block makes of the temporary path; they are renamed in this
-        order.
+    Directories above it are made. If the block makes several files of the temporary path, `endings`
+    are theirs, renamed in this order. If it raises, what it made is removed.
     """
-    temporary = _beside(path)
+    directory, name = os.path.split(path)
+    _io(path).makedirs(directory)
+    temporary, old = (join(directory, f".partial-{uuid.uuid4().hex[:8]}-{name}") for _ in range(2))
     try:
         yield temporary
         for ending in endings:
-            _publish(temporary + ending, path + ending)
+            _publish(temporary + ending, path + ending, old)
     except BaseException:
         for ending in endings:
             with contextlib.suppress(Exception):
@@ -120,18 +107,12 @@ def replacing(path: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
         raise
 
 
-def _beside(path: str) -> str:
-    directory, name = os.path.split(path)
-    return join(directory, f".partial-{uuid.uuid4().hex[:8]}-{name}")
-
-
-def _publish(temporary: str, path: str) -> None:
-    if is_local(temporary):
+def _publish(temporary: str, path: str, old: str) -> None:
+    if is_local(path):
         for file in (pathlib.Path(temporary), *pathlib.Path(temporary).rglob("*")):
             if file.is_file():
                 with file.open("rb") as content:
                     os.fsync(content.fileno())
-    old = _beside(path)
     if replaced := _io(path).isdir(path):  # directories cannot be replaced by a rename
         _rename(path, old)
     _rename(temporary, path)
@@ -146,30 +127,21 @@ def _rename(path: str, new: str) -> None:
     elif not gfile.isdir(path):
         gfile.rename(path, new, overwrite=True)
     else:  # object stores have no directories to rename; the files on top come last
-        for directory, _, names in gfile.walk(path, topdown=False):
-            there = new + directory[len(path) :]
-            gfile.makedirs(there)
-            for name in names:
-                gfile.rename(join(directory, name), join(there, name), overwrite=True)
+        gfile.makedirs(new)
+        for name in sorted(names_in(path), key=lambda name: not gfile.isdir(join(path, name))):
+            _rename(join(path, name), join(new, name))
         gfile.rmtree(path)
 
 
 def failure(error: Exception, directory: str) -> StorageError | None:
-    """Returns the one-line error for a user if `error` is that `directory` cannot be written.
-
-    Args:
-      error: an `OSError`, or one of TensorFlow's, whose text holds the path and the reason.
-      directory: of the run.
-    """
+    """Returns what to raise if `error` is that the run `directory` cannot be written any more."""
     if isinstance(error, OSError):
         inside = str(error.filename or "").startswith(directory)
-        reason = error.strerror if inside or error.errno in FULL else None
-    else:
+        reason = error.strerror if inside or error.errno in _FULL else None
+    else:  # one of TensorFlow's, whose text holds the path and the reason
         found = re.search(re.escape(directory) + r"[^;\n]*; ([^\[\n]+)", str(error))
         reason = found and found[1].strip()
-    if not reason:
-        return None
-    return StorageError(
+    return reason and StorageError(
         f"cannot write in {directory}: {reason}; mend that, and the same command goes on from the"
         " last checkpoint"
     )
