@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE_S = 60  # for what takes a fraction of a second on an idle machine
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",  # root in a container has no sandbox; the pages are ours
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",  # containers have little of it
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 
 
 class Browser:
@@ -30,12 +17,17 @@ class Browser:
     def __init__(self, driver: Any):
         self.driver = driver
 
-    def open(self, address: str, *, width: int = 1000, height: int = 800) -> None:
-        """Shows the page at `address`, `width` x `height` CSS pixels, with an empty console log."""
+    def open(self, address: str, *, width: int = 1000, height: int = 800, **media: str) -> None:
+        """Shows the page at `address`, `width` x `height` CSS pixels, with an empty console log.
+
+        `media` are features of it that pages may ask for, `prefers_color_scheme`.
+        """
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        features = [{"name": k.replace("_", "-"), "value": v} for k, v in media.items()]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
         self.driver.get("about:blank")
-        self.errors()
+        self.driver.get_log("browser")
         self.driver.get(address)
 
     def run(self, script: str) -> Any:
@@ -44,45 +36,22 @@ class Browser:
 
     def wait(self, condition: str) -> None:
         """Returns once the JavaScript expression `condition` is true."""
-        end = time.monotonic() + PATIENCE_S
-        while not self.run(condition):
-            assert time.monotonic() < end, f"never true: {condition}"
-            time.sleep(0.05)
+        from selenium.webdriver.support.wait import WebDriverWait
 
-    def errors(self) -> list[str]:
-        """Returns what the console holds of errors and refused loads, and empties it."""
-        return [entry["message"] for entry in self.driver.get_log("browser")]
-
-    def requests(self) -> list[str]:
-        """Returns the addresses of the page and of all that it has loaded, data: left out."""
-        loaded = "[location.href, ...performance.getEntriesByType('resource').map((r) => r.name)]"
-        return [url for url in self.run(loaded) if not url.startswith("data:")]
-
-    def prefer_color_scheme(self, scheme: str) -> None:
-        """Sets what pages find in prefers-color-scheme: `light` or `dark`."""
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+        WebDriverWait(self.driver, PATIENCE_S).until(lambda _: self.run(condition), condition)
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A Chromium with a new profile; skipped where it or its driver is missing."""
-    chromium, driver = (
-        next(filter(None, map(shutil.which, names)), None)
-        for names in (CHROMIUM, ("chromedriver",))
-    )
-    if not chromium or not driver:
+def browser() -> Iterator[Browser]:
+    """A Chromium with a new profile; skipped where its driver is missing."""
+    if not (driver := shutil.which("chromedriver")):
         pytest.skip("needs Chromium and chromedriver: apt-get install chromium chromium-driver")
     from selenium import webdriver
 
-    profile = tmp_path_factory.mktemp("chromium")
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (*FLAGS, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
+    options.add_argument("--headless=new")
+    options.add_argument("--no-sandbox")  # root in a container has none; the pages are ours
+    options.add_argument("--disable-dev-shm-usage")  # containers have little of it
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    try:
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as chrome:
         yield Browser(chrome)
-    finally:
-        chrome.quit()

@@ -1,52 +1,41 @@
 """Decodes PNG and JPEG images into grey pictures."""
 
-from __future__ import annotations
-
 import contextlib
 import warnings
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from trainer.errors import DataError
 
-MAX_PIXELS = 64_000_000  # a phone's largest photo has about 50 million; decoded: 256 MB
 
-
-def decode(source: str | BinaryIO, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(source: str | BinaryIO) -> np.ndarray:
     """Returns a PNG or JPEG image as uint8 [height, width], 0 black to 255 white.
 
-    It is turned upright as its Exif data says, and on white where it is transparent.
-
-    Args:
-      source: the path of a file, or an open binary file.
-      max_pixels: compared with the header, before anything is decoded.
-
-    Raises `DataError`, one line without the file's name, for anything but a whole image.
+    It is turned upright as its Exif data says, and on white where it is transparent. Raises
+    `DataError` for all but a whole image of at most `PIL.Image.MAX_IMAGE_PIXELS` (90 million; a
+    phone's largest photo has 50), which its header decides.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's about odd files: what matters is raised
+        warnings.simplefilter("ignore")  # about odd files that can be read
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             image = Image.open(source, formats=("PNG", "JPEG"))
-            too_large = image.width * image.height > max_pixels
-        except Image.DecompressionBombError:
-            too_large = True
-        except Exception as error:  # damaged headers raise almost any type
-            if reason := getattr(error, "strerror", None):
-                raise DataError(f"cannot be opened ({reason}); check the path") from error
-            raise DataError("is not a PNG or JPEG image; save it as one of these") from error
-        if too_large:
-            raise DataError(f"has more than {max_pixels:,} pixels; scale it down")
-        try:
             image.draft("L", (1024, 1024))  # JPEG: decodes no finer than twice this, and faster
             image.load()
             with contextlib.suppress(Exception):  # damaged Exif data
                 ImageOps.exif_transpose(image, in_place=True)
             return _gray(image)
-        except Exception as error:  # so do damaged bodies
-            reason = type(error).__name__
-            raise DataError(f"is damaged or cut short ({reason}); save it anew") from error
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise DataError("has too many pixels; scale it down") from error
+        except UnidentifiedImageError as error:
+            raise DataError("is not a PNG or JPEG image; save it as one of these") from error
+        except Exception as error:  # damaged files raise almost any type
+            reason = getattr(error, "strerror", None) or repr(error)
+            raise DataError(
+                f"cannot be read ({reason}); check the path, or save it anew"
+            ) from error
 
 
 def _gray(image: Image.Image) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Finds the ink of a digit in a picture: the ground is removed, stray marks are left out."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 
@@ -15,33 +13,25 @@ MIN_CONTRAST = 12.0  # grey levels: fainter than pencil, stronger than the grain
 def find_digit(gray: np.ndarray) -> np.ndarray:
     """Returns the ink of the digit in a picture: float32 [h, w], cropped to it, 0 beside strokes.
 
-    Args:
-      gray: uint8 [height, width], one digit on a plain ground: dark on light or light on dark,
-        evenly lit or not.
-
-    The unit is grey levels that the ink stands out from the ground. Raises `DataError` if no
-    digit is found.
+    `gray`, uint8 [height, width], shows one digit on a plain ground, dark on light or light on
+    dark, evenly lit or not. The unit is grey levels that the ink stands out from the ground.
+    Raises `DataError` if no digit is found.
     """
-    small = resize(gray, WORK) if max(gray.shape) > WORK else gray.astype(np.float32)
+    small = resize(gray, min(WORK, max(gray.shape)))
     ink = _remove_ground(small)
     strokes = _strokes(ink)
     left, top, width, height = cv2.boundingRect(strokes)
     longer, zoom = max(width, height), max(gray.shape) / max(small.shape)
     if zoom > 1 and longer < WORK / 4:  # small on a large sheet: look again, closer
-        near = [
+        rows, columns = (
             slice(max(0, int((start - longer / 2) * zoom)), int((end + longer / 2) * zoom) + 1)
             for start, end in ((top, top + height), (left, left + width))
-        ]
-        return find_digit(gray[near[0], near[1]])
-    radius = max(1, longer // 64)  # the soft edge of strokes, below the threshold
-    strokes = cv2.dilate(
-        strokes, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, [2 * radius + 1] * 2)
-    )
+        )
+        return find_digit(gray[rows, columns])
     box = (slice(top, top + height), slice(left, left + width))
-    ink, inside = ink[box], strokes[box] > 0
-    if not inside.all():
-        ink = ink - np.median(ink[~inside])
-    return np.where(inside, np.maximum(ink, 0), 0).astype(np.float32)
+    soft_edge = max(1, longer // 64)  # of strokes: below the threshold
+    inside = cv2.distanceTransform(1 - strokes, cv2.DIST_L2, 3)[box] <= soft_edge
+    return np.where(inside, np.maximum(ink[box], 0), 0).astype(np.float32)
 
 
 def resize(array: np.ndarray, longer: int) -> np.ndarray:
@@ -80,12 +70,10 @@ def _strokes(ink: np.ndarray) -> np.ndarray:
     peak = soft.max()
     if peak < max(MIN_CONTRAST, 6 * noise[0]):
         raise DataError("shows no digit; draw or photograph one with more contrast")
-    mask = (soft > np.clip(4 * noise[1], 0.1 * peak, 0.3 * peak)).astype(np.uint8)
-    count, labels, *_ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    mass = np.bincount(labels.ravel(), np.maximum(soft, 0).ravel(), count)
-    strong = np.bincount(labels.ravel(), (soft > 0.4 * peak).ravel(), count) > 0
-    mass[0] = 0
-    mass *= strong
+    mask = soft > np.clip(4 * noise[1], 0.1 * peak, 0.3 * peak)
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    mass = np.bincount(labels.ravel(), (mask * soft).ravel(), count)
+    mass *= np.isin(np.arange(count), labels[soft > 0.4 * peak])
     # A shadow or the sheet's end lies along the edge; a digit touches it with its strokes at most.
     edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     share = np.bincount(edges, minlength=count) / edges.size
@@ -98,10 +86,9 @@ def _with_neighbours(labels: np.ndarray, main: int, candidates: np.ndarray) -> n
     """Joins the parts near `main`: the bar of a 5, the halves of a broken stroke."""
     digit = (labels == main).astype(np.uint8)
     while True:
-        reach = 0.25 * max(cv2.boundingRect(digit)[2:])
         distance = cv2.distanceTransform(1 - digit, cv2.DIST_L2, 3)
-        near = np.intersect1d(labels[distance <= reach], candidates)
-        joined = np.isin(labels, near).astype(np.uint8)
+        near = labels[distance <= 0.25 * max(cv2.boundingRect(digit)[2:])]
+        joined = np.isin(labels, np.intersect1d(near, candidates)).astype(np.uint8)
         if np.array_equal(joined, digit):
             return digit
         digit = joined

@@ -1,7 +1,5 @@
 """Brings the ink of a digit to MNIST's size, place, levels and stroke width."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 
@@ -16,22 +14,20 @@ FINE = 8  # strokes are measured and thickened at so many times MNIST's size
 def to_mnist(ink: np.ndarray) -> np.ndarray:
     """Returns a digit as MNIST holds it: uint8 [28, 28], white on black.
 
-    Args:
-      ink: float32 [h, w], cropped to the digit, 0 beside its strokes, in any unit.
-
-    The longer side is 20 pixels, antialiased, and the centre of mass at pixel (14, 14) as near as
-    whole pixels allow (LeCun, Cortes, Burges, "The MNIST database of handwritten digits",
+    `ink` is float32 [h, w], cropped to the digit, 0 beside its strokes, in any unit. The longer
+    side becomes 20 pixels, antialiased, and the centre of mass pixel (14, 14) as near as whole
+    pixels allow (LeCun, Cortes, Burges, "The MNIST database of handwritten digits",
     http://yann.lecun.com/exdb/mnist/). Thinner strokes than MNIST's are thickened.
     """
+    if max(ink.shape) > DIGIT:
+        ink = _thicken(ink)
     if not DIGIT - 1 <= max(ink.shape) <= DIGIT:  # so near, resampling blurs more than it mends
-        ink = resize(_thicken(ink), DIGIT)
+        ink = resize(ink, DIGIT)
     ink = np.clip(ink / _full_ink(ink), 0, 1)
     centre = (np.indices(ink.shape) * ink).sum((1, 2)) / ink.sum()
-    height, width = ink.shape
-    top, left = np.clip(np.rint(FIELD / 2 - centre), 0, FIELD - np.array(ink.shape)).astype(int)
-    field = np.zeros((FIELD, FIELD), np.uint8)
-    field[top : top + height, left : left + width] = np.rint(255 * ink)
-    return field
+    room = FIELD - np.array(ink.shape)
+    offset = np.clip(np.rint(FIELD / 2 - centre), 0, room).astype(int)
+    return np.pad(np.rint(255 * ink).astype(np.uint8), np.transpose([offset, room - offset]))
 
 
 def _full_ink(ink: np.ndarray) -> float:
@@ -42,13 +38,11 @@ def _full_ink(ink: np.ndarray) -> float:
 
 def _thicken(ink: np.ndarray) -> np.ndarray:
     """Widens thin strokes: a hairline vanishes in 20 pixels."""
-    if max(ink.shape) <= DIGIT:
-        return ink
     fine = resize(ink, FINE * DIGIT)
-    missing = STROKE - stroke_width(fine) / FINE
-    if missing <= STROKE - MIN_STROKE:
+    width = stroke_width(fine) / FINE
+    if width >= MIN_STROKE:
         return ink
-    radius = round(missing / 2 * FINE)
+    radius = round((STROKE - width) / 2 * FINE)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, [2 * radius + 1] * 2)
     return cv2.dilate(np.pad(fine, radius), kernel)
 
