@@ -25,10 +25,7 @@ _CONTROLS = 4  # control points in each direction
 def random_offsets(steps: tf.Tensor, seed: int, shape: tuple[int, int]) -> tf.Tensor:
     """Returns float32 [steps, *shape] in [-1, 1), a function of (seed, step) for each of `steps`.
 
-    Args:
-      steps: int64 [steps].
-      seed: of the run.
-      shape: (examples, offsets for each) of a global batch.
+    These are int64 [steps]; the shape is (examples, offsets for each) of a global batch.
     """
 
     @tf.autograph.experimental.do_not_convert

@@ -6,14 +6,15 @@ import os
 import pathlib
 import socket
 import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Sequence
 
 import filelock
 import pooch
 import requests
-import urllib3
 
-from trainer.data.catalog import File
+from trainer.data.catalog import FILE_NAMES, Published, sha256
 from trainer.errors import DataError, NetworkError
 
 _CONNECT_TIMEOUT_S = 2.0
@@ -23,17 +24,16 @@ _LOCK_TIMEOUT_S = 1800.0  # 12 MB at 7 kB/s
 
 def fetch(
     directory: pathlib.Path,
-    files: Sequence[File],
-    mirrors: Sequence[str],
+    names: Sequence[str],
+    published: Published,
     notify: Callable[[str], None],
     *,
     read_timeout_s: float = _READ_TIMEOUT_S,
 ) -> None:
-    """Downloads those of `files` that `directory` does not hold byte for byte as published.
+    """Downloads those of the files `names` that a directory does not hold as published.
 
-    A file gets its name there once its SHA-256 is right. The directory is made if it is not there.
-    The mirrors, base URLs with the closing slash, are tried one after the other. `notify` gets a
-    line when a download starts.
+    A file gets its name, which is one of `FILE_NAMES` and `.gz`, once its SHA-256 is right. The
+    directory is made if it is not there. `notify` gets a line when a download starts.
 
     Raises:
       OSError: the directory cannot be written.
@@ -42,68 +42,63 @@ def fetch(
     """
     pooch.get_logger().setLevel("WARNING")
     directory.mkdir(parents=True, exist_ok=True)
-    faults = {mirror: _connection_fault(mirror) for mirror in mirrors}
-    reachable = [mirror for mirror in mirrors if not faults[mirror]]
-    if not reachable:
-        raise NetworkError(f"no mirror can be reached ({_joined(faults)})")
+    digests = {f"{name}.gz": published.sha256[FILE_NAMES.index(name)] for name in names}
+    faults: dict[str, Exception] = {}
     try:
         with filelock.FileLock(directory / ".download.lock", timeout=_LOCK_TIMEOUT_S):
-            missing = [file for file in files if not file.matches(directory / file.name)]
-            if missing:
-                size = sum(file.size for file in missing) / 1e6
-                notify(f"downloading {size:.1f} MB from {reachable[0]} to {directory}")
-            for file in missing:
-                _fetch_file(directory, file, reachable, read_timeout_s)
+            for mirror in published.mirrors:
+                paths = {name: directory / name for name in digests}
+                missing = [n for n, p in paths.items() if not p.exists() or sha256(p) != digests[n]]
+                if not missing:
+                    return
+                try:
+                    _check_connection(mirror)
+                    notify(f"downloading {published.title} from {mirror} to {directory}")
+                    _fetch_from(mirror, directory, {n: digests[n] for n in missing}, read_timeout_s)
+                    return
+                except (requests.RequestException, ValueError) as error:  # or the SHA-256 differs
+                    faults[mirror] = error
     except filelock.Timeout as error:
         raise NetworkError(f"another process does not finish downloading to {directory}") from error
+    error_class = NetworkError if any(map(_may_pass, faults.values())) else DataError
+    reasons = "; ".join(f"{mirror}: {fault}" for mirror, fault in faults.items())
+    raise error_class(f"{published.title} cannot be downloaded ({reasons})")
 
 
-def _fetch_file(
-    directory: pathlib.Path, file: File, mirrors: Sequence[str], read_timeout_s: float
+def _fetch_from(
+    mirror: str, directory: pathlib.Path, digests: dict[str, str], read_timeout_s: float
 ) -> None:
     downloader = pooch.HTTPDownloader(
-        progressbar=sys.stderr is not None and sys.stderr.isatty(),
+        progressbar=sys.stderr.isatty(),
         timeout=(_CONNECT_TIMEOUT_S, read_timeout_s),
         headers={"Accept-Encoding": "identity"},  # or requests might unpack the file
     )
-    faults, error_class = {}, DataError
-    for mirror in mirrors:
-        registry = pooch.create(
-            directory, mirror, registry={file.name: file.sha256}, retry_if_failed=1
-        )
-        try:
-            path = registry.fetch(file.name, downloader=downloader)
-            os.chmod(path, 0o644)  # pooch's temporary files are private
-            return
-        except requests.RequestException as error:
-            status = None if error.response is None else error.response.status_code
-            faults[mirror] = f"answers {status}" if status else type(error).__name__
-            if status is None or status == 429 or status >= 500:
-                error_class = NetworkError
-        except ValueError:
-            faults[mirror] = "has another file: its SHA-256 differs"
-    raise error_class(f"{file.name} cannot be downloaded ({_joined(faults)})")
+    files = pooch.create(directory, mirror, registry=digests, retry_if_failed=1)
+    for name in digests:
+        os.chmod(files.fetch(name, downloader=downloader), 0o644)  # pooch makes private files
 
 
-def _connection_fault(url: str) -> str:
-    """Returns why no connection to a mirror, or to the proxy before it, can be made; else "".
+def _check_connection(url: str) -> None:
+    """Raises ConnectionError of `requests` if the first address of a mirror does not answer.
 
-    Tries one address. The HTTP client tries each of the up to twenty of a host, which takes a
-    minute behind a firewall that drops packets.
+    The HTTP client tries each of the up to twenty of a host, which takes a minute behind a firewall
+    that drops packets.
     """
+    if urllib.request.getproxies():  # then nobody connects to the mirror itself
+        return
+    target = urllib.parse.urlsplit(url)
+    port = target.port or (443 if target.scheme == "https" else 80)
     try:
-        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-        target = urllib3.util.parse_url(proxy or url)
-        port = target.port or (443 if target.scheme == "https" else 80)
-        found = socket.getaddrinfo((target.host or "").strip("[]"), port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(target.hostname, port, type=socket.SOCK_STREAM)
         family, kind, _, _, address = found[0]
         with socket.socket(family, kind) as probe:
             probe.settimeout(_CONNECT_TIMEOUT_S)
             probe.connect(address)
-    except (OSError, ValueError) as error:  # ValueError: a malformed proxy setting
-        return getattr(error, "strerror", None) or str(error)
-    return ""
+    except OSError as error:
+        raise requests.ConnectionError(error) from error
 
 
-def _joined(faults: dict[str, str]) -> str:
-    return "; ".join(f"{mirror}: {fault}" for mirror, fault in faults.items())
+def _may_pass(error: Exception) -> bool:
+    """Whether another try may help: no answer, or one of a server in trouble."""
+    answer = getattr(error, "response", None)
+    return not isinstance(error, ValueError) and (answer is None or answer.status_code >= 500)

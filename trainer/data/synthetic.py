@@ -18,17 +18,13 @@ POINTS = 72  # places of a digit that get ink: about a pixel apart, or strokes t
 
 
 def generate(
-    train_examples: int = 60_000, test_examples: int = 10_000, *, seed: int = 0
+    train_examples: int, test_examples: int, *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draws a training and a test set of digits like MNIST's.
+    """Draws training and test digits: images uint8 [n, 28, 28], labels uint8 [n], twice.
 
     The images depend on `seed` alone, on any machine: all is made of uniform random numbers,
     + - * / and square roots, which IEEE 754 rounds the same everywhere. The first n of a longer set
     are the set of n. Of every 1000 examples each class has 100, in random order.
-
-    Returns:
-      Training images uint8 [n, 28, 28] (0 is paper, 255 ink), training labels uint8 [n], test
-      images, test labels.
     """
     with concurrent.futures.ThreadPoolExecutor(available_cpus()) as pool:
         sets = []
@@ -43,11 +39,10 @@ def _draw_block(stream: tuple[int, int], block: int) -> tuple[np.ndarray, np.nda
     """Images uint8 [BLOCK, 28, 28] and labels uint8 [BLOCK] of a random stream's block."""
     rng = np.random.Generator(np.random.PCG64([*stream, block]))
     labels = (rng.random(BLOCK).argsort(kind="stable") % 10).astype(np.uint8)
-    glyphs = _choose_glyphs(rng, labels)
+    glyphs = np.searchsorted(_CUMULATIVE, labels + rng.random(BLOCK), side="right")
     points = _hand(rng, _pen_path(rng, glyphs))
     radii = _pen_radii(rng, BLOCK)
-    points = _place(points, radii)
-    return _centre(_ink(rng, points, radii)), labels
+    return _centre(_ink(rng, _place(points, radii), radii)), labels
 
 
 def _bell(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -102,31 +97,16 @@ def _compile(strokes: str) -> _Glyph:
 
 def _stacked(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
     """One array of all, the shorter ones filled up with zeros."""
-    stack = np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
-    for row, array in zip(stack, arrays, strict=True):
-        row[: len(array)] = array
-    return stack
-
-
-def _cumulative(digits: tuple[str, ...], shares: tuple[str, ...]) -> np.ndarray:
-    """Running sums of the shares; those of digit d end at d + 1."""
-    parts = []
-    for digit in range(10):
-        ways = zip(digits, shares, strict=True)
-        running = np.cumsum([float(share) for of, share in ways if of == str(digit)])
-        parts.append(digit + running / running[-1])
-    return np.concatenate(parts)
+    longest, axes = max(map(len, arrays)), arrays[0].ndim - 1
+    return np.stack([np.pad(each, ((0, longest - len(each)), *[(0, 0)] * axes)) for each in arrays])
 
 
 _ROWS = [line.split(maxsplit=2) for line in GLYPHS.splitlines()]
-_DIGITS, _SHARES, _STROKES = zip(*_ROWS, strict=True)
+_DIGITS, _SHARES, _STROKES = map(np.array, zip(*_ROWS, strict=True))
 _TABLE = _Glyph(*map(_stacked, zip(*map(_compile, _STROKES), strict=True)))
-_CUMULATIVE = _cumulative(_DIGITS, _SHARES)
-
-
-def _choose_glyphs(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
-    """Indices into the table for the classes `labels`, by their shares: int [n]."""
-    return np.searchsorted(_CUMULATIVE, labels + rng.random(len(labels)), side="right")
+# Running sums of the shares of each digit's glyphs; those of digit d end at d + 1.
+_SUMS = [np.cumsum(_SHARES[np.equal(_DIGITS, str(digit))].astype(float)) for digit in range(10)]
+_CUMULATIVE = np.concatenate([digit + sums / sums[-1] for digit, sums in enumerate(_SUMS)])
 
 
 def _pen_path(rng: np.random.Generator, glyphs: np.ndarray) -> np.ndarray:

@@ -21,11 +21,8 @@ class AdamW:
 
     One fused kernel for each variable, where a Keras optimizer runs a dozen operations.
 
-    Args:
-      weights: the variables to train.
-      strategy: what they are distributed by; its scope is active.
-      plan: learning rate, warm-up, weight decay, number of steps; and the precision, for float16
-        makes `loss_scale` a power of two, float32 (), which the gradients come multiplied by.
+    Made in the scope of the strategy that distributes `weights`. Precision float16 makes
+    `loss_scale` a power of two, float32 (), which the gradients come multiplied by.
     """
 
     def __init__(self, weights: list[tf.Variable], strategy: tf.distribute.Strategy, plan: Plan):
@@ -56,13 +53,9 @@ class AdamW:
     def apply(self, gradients: list, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Updates the weights; after a float16 overflow halves the loss scale instead.
 
-        Args:
-          gradients: of each weight, summed over the replicas.
-          step: int32 ().
-
-        Returns:
-          The L2 norm of the gradients without the loss scale, float32 (), and whether it is finite
-          or a smaller loss scale may make it so, bool ().
+        `gradients` are of each weight, summed over the replicas; `step` is int32 (). Returns their
+        L2 norm without the loss scale, float32 (), and whether it is finite or a smaller loss scale
+        may make it so, bool ().
         """
         local = [self._strategy.experimental_local_results(each)[0] for each in gradients]
         norm = tf.sqrt(tf.add_n([*map(sum_of_squares, local)]))
@@ -87,8 +80,9 @@ class AdamW:
         rate = self.learning_rate(step)
         powers = tf.pow(BETA_1, time), tf.pow(BETA_2, time)
         decay = 1 - rate * self._config.weight_decay
-        slots = zip(self._weights, self.momentum, self.velocity, gradients, strict=True)
-        for weight, *slot in slots:
+        for weight, *slot in zip(
+            self._weights, self.momentum, self.velocity, gradients, strict=True
+        ):
             is_decayed = self._config.weight_decay and len(weight.shape) > 1
             arguments = *slot, scale, rate, powers, decay if is_decayed else None
             self._strategy.extended.update(weight, _adamw, args=arguments)

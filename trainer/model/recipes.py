@@ -22,7 +22,8 @@ class Recipe:
     # What XLA compiles on a CPU: the whole `loop`, or each `step`, because it runs convolutions
     # inside a loop on one thread.
     jit_compile: str
-    # Divides the logits where no validation digits fit it: the median of what runs of it have fit.
+    # Divides the logits where no validation digits fit it: the median of what
+    # `results.evaluation.fit_temperature` finds on those of several runs with the recipe.
     temperature: float
     test_time_shifts: bool  # whether inference averages the logits of shifted copies of a digit
 
@@ -37,7 +38,7 @@ _CNN = Recipe(
     steps_per_loop=20,
     bfloat16=True,
     jit_compile="step",
-    temperature=1.0,
+    temperature=0.5,
     test_time_shifts=False,
 )
 

@@ -37,13 +37,7 @@ class LoopResult:
 
 
 class Trainer:
-    """A model, its optimizer, and the compiled loop over them, on a strategy's devices.
-
-    Args:
-      plan: configuration, precision, number of steps, and what XLA compiles (`jit_compile`): the
-        whole `loop`, each `step`'s gradient, or nothing (`off`).
-      devices: where to train.
-    """
+    """A model, its optimizer, and the compiled loop over them, on a strategy's devices."""
 
     def __init__(self, plan: Plan, devices: Devices):
         self._config, self._devices = plan.config, devices
@@ -57,6 +51,7 @@ class Trainer:
             )
             self._weights = [variable.value for variable in self.model.trainable_variables]
             self.optimizer = AdamW(self._weights, self._strategy, plan)
+        self.learning_rate = self.optimizer.learning_rate
         xla_loop = plan.jit_compile == "loop"
         self._loop = tf.function(self._loop_body, jit_compile=xla_loop, autograph=False)
         self._gradients = self._replica_gradients
@@ -69,10 +64,6 @@ class Trainer:
         """Returns all that training changes, by the names it has in a checkpoint."""
         model = [variable.value for variable in self.model.variables]
         return {"model": model, "optimizer": self.optimizer.variables}
-
-    def learning_rate(self, step: int) -> tf.Tensor:
-        """Returns the learning rate of a step, float32 ()."""
-        return self.optimizer.learning_rate(step)
 
     def trace(self, batches: Iterator[Any]) -> None:
         """Builds the loop's graph for the elements of `pipeline.distribute`, ahead of `run`.
@@ -87,11 +78,7 @@ class Trainer:
     def run(self, superbatch: tuple, base_step: int, first_step: int, last_step: int) -> LoopResult:
         """Trains on the steps first_step ... last_step - 1 of a superbatch.
 
-        Args:
-          superbatch: an element of `pipeline.distribute`.
-          base_step: the step that the superbatch begins at.
-          first_step: the first step to run.
-          last_step: the step after the last one to run.
+        This is an element of `pipeline.distribute`, which begins at the step base_step.
         """
         bounds = base_step, first_step - base_step, last_step - base_step
         totals = self._loop(superbatch, *(tf.constant(bound, tf.int32) for bound in bounds))
