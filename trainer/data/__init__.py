@@ -19,25 +19,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set in memory; its arrays may be read-only.
+    """A data set in memory; its arrays may be read-only."""
 
-    Attributes:
-      name: `mnist`, `fashion_mnist` or `synthetic`; never `auto`.
-      train_images: uint8 [n, 28, 28].
-      train_labels: uint8 [n], 0 to 9.
-      test_images: uint8 [m, 28, 28].
-      test_labels: uint8 [m].
-      source: where it was read, or how it was made, for people.
-      sha256: of each array's bytes in C order, in hex, by field name.
-    """
-
-    name: str
-    train_images: np.ndarray
-    train_labels: np.ndarray
+    name: str  # `mnist`, `fashion_mnist` or `synthetic`; never `auto`
+    train_images: np.ndarray  # uint8 [n, 28, 28]
+    train_labels: np.ndarray  # uint8 [n], 0 to 9
     test_images: np.ndarray
     test_labels: np.ndarray
-    source: str
-    sha256: dict[str, str]
+    source: str  # where it was read, or how it was made, for people
+    sha256: dict[str, str]  # of each array's bytes in C order, in hex, by field name
 
 
 def load(
@@ -48,18 +38,13 @@ def load(
     published: Mapping[str, Published] = PUBLISHED,
     synthetic_examples: tuple[int, int] = (60_000, 10_000),
 ) -> Dataset:
-    """Returns a data set from the first place that has it. Thread-safe.
+    """Returns the data set `name`, of `catalog.DATASETS`, from the first place that has it.
 
     The places: `data_dir`; `$MNIST_DATA_DIR` (`$FASHION_MNIST_DATA_DIR`); Keras's cache; this
-    project's cache; the download into it. Each of the first two counts alone: a fault there is an
-    error, for `auto` too.
-
-    Args:
-      name: of `catalog.DATASETS`. `auto` is `mnist`, or `synthetic` with a warning without MNIST.
-      data_dir: a directory with the four IDX files (plain or .gz) or `<name>.npz`; `~` is expanded.
-      notify: gets warnings and the start of a download, one line or several at a time.
-      published: what is on the web, by name.
-      synthetic_examples: how many training and test digits are drawn.
+    project's cache; the download of what is `published` into it. Each of the first two counts
+    alone: a fault there is an error, for `auto` too. They have the four IDX files (plain or .gz) or
+    `<name>.npz`. `auto` is `mnist`, or `synthetic` with a warning if MNIST cannot be had.
+    `notify` gets warnings and the start of a download, one line or several at a time.
 
     Raises:
       DataError: the data is missing, corrupt or not what was asked for.

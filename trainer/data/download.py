@@ -14,11 +14,10 @@ import filelock
 import pooch
 import requests
 
-from trainer.data.catalog import FILE_NAMES, Published, sha256
+from trainer.data.catalog import FILE_NAMES, Published
 from trainer.errors import DataError, NetworkError
 
 _CONNECT_TIMEOUT_S = 2.0
-_READ_TIMEOUT_S = 10.0  # without a byte
 _LOCK_TIMEOUT_S = 1800.0  # 12 MB at 7 kB/s
 
 
@@ -28,12 +27,13 @@ def fetch(
     published: Published,
     notify: Callable[[str], None],
     *,
-    read_timeout_s: float = _READ_TIMEOUT_S,
+    read_timeout_s: float = 10.0,
 ) -> None:
     """Downloads those of the files `names` that a directory does not hold as published.
 
-    A file gets its name, which is one of `FILE_NAMES` and `.gz`, once its SHA-256 is right. The
-    directory is made if it is not there. `notify` gets a line when a download starts.
+    A file gets its name, one of `FILE_NAMES` and `.gz`, once its SHA-256 is right. The directory is
+    made if it is not there. `notify` gets a line when a download starts; a mirror is given up after
+    `read_timeout_s` without a byte, twice.
 
     Raises:
       OSError: the directory cannot be written.
@@ -42,19 +42,15 @@ def fetch(
     """
     pooch.get_logger().setLevel("WARNING")
     directory.mkdir(parents=True, exist_ok=True)
-    digests = {f"{name}.gz": published.sha256[FILE_NAMES.index(name)] for name in names}
+    wanted = {f"{name}.gz": published.sha256[FILE_NAMES.index(name)] for name in names}
     faults: dict[str, Exception] = {}
     try:
         with filelock.FileLock(directory / ".download.lock", timeout=_LOCK_TIMEOUT_S):
             for mirror in published.mirrors:
-                paths = {name: directory / name for name in digests}
-                missing = [n for n, p in paths.items() if not p.exists() or sha256(p) != digests[n]]
-                if not missing:
-                    return
                 try:
                     _check_connection(mirror)
                     notify(f"downloading {published.title} from {mirror} to {directory}")
-                    _fetch_from(mirror, directory, {n: digests[n] for n in missing}, read_timeout_s)
+                    _fetch_from(mirror, directory, wanted, read_timeout_s)
                     return
                 except (requests.RequestException, ValueError) as error:  # or the SHA-256 differs
                     faults[mirror] = error
@@ -66,15 +62,15 @@ def fetch(
 
 
 def _fetch_from(
-    mirror: str, directory: pathlib.Path, digests: dict[str, str], read_timeout_s: float
+    mirror: str, directory: pathlib.Path, wanted: dict[str, str], read_timeout_s: float
 ) -> None:
     downloader = pooch.HTTPDownloader(
         progressbar=sys.stderr.isatty(),
         timeout=(_CONNECT_TIMEOUT_S, read_timeout_s),
         headers={"Accept-Encoding": "identity"},  # or requests might unpack the file
     )
-    files = pooch.create(directory, mirror, registry=digests, retry_if_failed=1)
-    for name in digests:
+    files = pooch.create(directory, mirror, registry=wanted, retry_if_failed=1)
+    for name in wanted:
         os.chmod(files.fetch(name, downloader=downloader), 0o644)  # pooch makes private files
 
 
@@ -101,4 +97,4 @@ def _check_connection(url: str) -> None:
 def _may_pass(error: Exception) -> bool:
     """Whether another try may help: no answer, or one of a server in trouble."""
     answer = getattr(error, "response", None)
-    return not isinstance(error, ValueError) and (answer is None or answer.status_code >= 500)
+    return answer.status_code >= 500 if answer is not None else not isinstance(error, ValueError)

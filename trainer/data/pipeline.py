@@ -1,9 +1,8 @@
 """The tf.data input pipeline: batch n as a function of (seed, n), sliced and placed on devices.
 
 The training examples, shuffled anew for every epoch, form one endless sequence, and batch n is its
-slice [n * batch, (n + 1) * batch): no shuffle buffer, no iterator state, and every epoch shows each
-example once whatever the batch size. So a run resumes at any step, on any number of workers, in the
-same sequence.
+slice [n * batch, (n + 1) * batch). Without a shuffle buffer or iterator state a run resumes at any
+step, on any number of workers.
 """
 
 from __future__ import annotations
@@ -33,11 +32,9 @@ def training_batches(
 ) -> list[tf.data.Dataset]:
     """Returns, for each local replica, the superbatches from the one that holds `first_step` on.
 
-    Superbatch k holds the steps [k * steps_per_loop, (k + 1) * steps_per_loop), all of a call of
-    the training loop: gathering thousands of examples at once costs a fraction of an element for
-    each step. The last one may end after the last step of the plan.
-
-    Of `images` uint8 [examples, 28, 28] and `labels` uint8 [examples] they hold (uint8
+    Superbatch k holds the steps [k * steps_per_loop, (k + 1) * steps_per_loop), for one call of the
+    training loop: gathering thousands of examples at once costs a fraction of an element for each
+    step. Of `images` uint8 [examples, 28, 28] and `labels` uint8 [examples] they hold (uint8
     [steps_per_loop, batch, 28, 28], int32 [steps_per_loop, batch]), batch being the replica's
     share: of `replicas`, replica r takes the r-th of the equal slices of each global batch.
     """

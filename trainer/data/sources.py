@@ -23,10 +23,9 @@ def find(name: str, data_dir: str | None, notify: Callable[[str], None]) -> Foun
     named is missing, incomplete or defective.
     """
     variable = f"{name.upper()}_DATA_DIR"
-    if data_dir is not None:
-        return read_directory(data_dir, name, f"--data_dir={data_dir}")
-    if named := os.environ.get(variable):
-        return read_directory(named, name, f"${variable}={named}")
+    for option, named in (("--data_dir", data_dir), (f"${variable}", os.environ.get(variable))):
+        if named:
+            return read_directory(named, name, f"{option}={named}")
     # As in keras/src/backend/config.py.
     keras = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras", "datasets").expanduser()
     for cache in (keras, _cache_directory(name)):
@@ -41,20 +40,17 @@ def find(name: str, data_dir: str | None, notify: Callable[[str], None]) -> Foun
 def download(name: str, published: Published, notify: Callable[[str], None]) -> Found:
     """Downloads a data set into this project's cache and reads it.
 
-    Raises `DataError` if the mirrors have other files or the cache cannot be written, and
-    `NetworkError` if the network does not bring them.
+    Raises `NetworkError` if the network does not bring it, else `DataError`.
     """
     from trainer.data.download import fetch  # imports an HTTP client; most runs need none
 
     cache = _cache_directory(name)
     try:
-        try:
-            fetch(cache, FILE_NAMES, published, notify)
-        except OSError as error:
-            raise DataError(f"cannot write {cache}: {error.strerror}") from error
+        fetch(cache, FILE_NAMES, published, notify)
         return read_directory(cache, name, str(cache))
-    except (DataError, NetworkError) as error:
-        raise type(error)(
+    except (DataError, NetworkError, OSError) as error:
+        error_class = NetworkError if isinstance(error, NetworkError) else DataError
+        raise error_class(
             f"{published.title} is not on this machine: {error}; name the directory with its four"
             f" IDX files or {name}.npz by --data_dir or ${name.upper()}_DATA_DIR, or use"
             " --dataset=synthetic"

@@ -80,26 +80,24 @@ class AdamW:
         rate = self.learning_rate(step)
         powers = tf.pow(BETA_1, time), tf.pow(BETA_2, time)
         decay = 1 - rate * self._config.weight_decay
+
+        def update(weight, momentum, velocity, gradient):
+            if self._config.weight_decay and len(weight.shape) > 1:
+                weight.assign(weight * decay)
+            tf.raw_ops.ResourceApplyAdam(
+                var=weight.handle,
+                m=momentum.handle,
+                v=velocity.handle,
+                beta1_power=powers[0],
+                beta2_power=powers[1],
+                lr=rate,
+                beta1=BETA_1,
+                beta2=BETA_2,
+                epsilon=EPSILON,
+                grad=gradient if scale is None else gradient / scale,
+            )
+
         for weight, *slot in zip(
             self._weights, self.momentum, self.velocity, gradients, strict=True
         ):
-            is_decayed = self._config.weight_decay and len(weight.shape) > 1
-            arguments = *slot, scale, rate, powers, decay if is_decayed else None
-            self._strategy.extended.update(weight, _adamw, args=arguments)
-
-
-def _adamw(weight, momentum, velocity, gradient, scale, rate, powers, decay):
-    if decay is not None:
-        weight.assign(weight * decay)
-    tf.raw_ops.ResourceApplyAdam(
-        var=weight.handle,
-        m=momentum.handle,
-        v=velocity.handle,
-        beta1_power=powers[0],
-        beta2_power=powers[1],
-        lr=rate,
-        beta1=BETA_1,
-        beta2=BETA_2,
-        epsilon=EPSILON,
-        grad=gradient if scale is None else gradient / scale,
-    )
+            self._strategy.extended.update(weight, update, args=slot)

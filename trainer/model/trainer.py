@@ -31,9 +31,7 @@ class LoopResult:
     loss: float  # cross-entropy in nats an example, without label smoothing
     accuracy: float  # share of right answers, in training mode
     gradient_norm: float  # L2 norm over all weights
-    # The first step with a loss or gradient that is not finite, but for the float16 overflows that
-    # loss scaling skips.
-    failed_step: int | None
+    failed_step: int | None  # the first not finite, but for float16 overflows that are skipped
 
 
 class Trainer:
@@ -52,9 +50,8 @@ class Trainer:
             self._weights = [variable.value for variable in self.model.trainable_variables]
             self.optimizer = AdamW(self._weights, self._strategy, plan)
         self.learning_rate = self.optimizer.learning_rate
-        xla_loop = plan.jit_compile == "loop"
+        xla_loop, self._gradients = plan.jit_compile == "loop", self._replica_gradients
         self._loop = tf.function(self._loop_body, jit_compile=xla_loop, autograph=False)
-        self._gradients = self._replica_gradients
         if plan.jit_compile == "step":
             self._gradients = tf.function(self._gradients, jit_compile=True, autograph=False)
         images = tf.TensorSpec((None, 28, 28), tf.uint8)
@@ -70,10 +67,9 @@ class Trainer:
 
         Only where they are plain tensors: what a strategy makes for several devices has no spec.
         """
-        if not isinstance(batches, tf.data.Iterator):
-            return
-        number = tf.TensorSpec((), tf.int32)
-        self._loop.get_concrete_function(batches.element_spec, number, number, number)
+        if isinstance(batches, tf.data.Iterator):
+            bounds = [tf.TensorSpec((), tf.int32)] * 3
+            self._loop.get_concrete_function(batches.element_spec, *bounds)
 
     def run(self, superbatch: tuple, base_step: int, first_step: int, last_step: int) -> LoopResult:
         """Trains on the steps first_step ... last_step - 1 of a superbatch.

@@ -51,8 +51,7 @@ class ConvMaxPool(layers.Conv2D):
 
     Made with the pool's strides=2 and an odd kernel size. im2col: the four positions of a pool see
     (size + 1)² pixels, so each such patch is multiplied by four copies of the kernel, one padded
-    for each position. Convolutions of one channel are slow on a CPU, and pooling after them reads
-    four times the numbers.
+    for each position. A CPU is slow in convolutions of one channel.
     """
 
     def call(self, inputs):
@@ -69,9 +68,9 @@ class ConvMaxPool(layers.Conv2D):
             for right in range(reach)
         ]
         patches = tf.reshape(tf.concat(patches, 3), (-1, (size + 1) ** 2))
-        kernel = tf.cast(self.kernel, inputs.dtype)
+        kernel = tf.cast(self.kernel, inputs.dtype)[:, :, 0]
         kernels = [
-            tf.pad(kernel[:, :, 0], ((down, 1 - down), (right, 1 - right), (0, 0)))
+            tf.pad(kernel, ((down, 1 - down), (right, 1 - right), (0, 0)))
             for down in (0, 1)
             for right in (0, 1)
         ]
