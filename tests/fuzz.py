@@ -11,9 +11,6 @@ import tempfile
 HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-# No file of a few kilobytes may take more, on a slow and busy machine either.
-LIMITS = ("-timeout=20", "-rss_limit_mb=2048", "-max_len=20000")
-
 
 def fuzz(seconds: int, place: pathlib.Path) -> None:
     """Reads hostile files until the time is over; ends the process, with 0 if all is well."""
@@ -44,8 +41,10 @@ def fuzz(seconds: int, place: pathlib.Path) -> None:
     (corpus := place / "corpus").mkdir()
     for number, sample in enumerate(_samples()):
         (corpus / str(number)).write_bytes(sample)
-    time = f"-max_total_time={seconds}"
-    atheris.Setup(["fuzz", str(corpus), time, *LIMITS, f"-artifact_prefix={HERE}/crash-"], read)
+    # No file of a few kilobytes may take more, on a slow and busy machine either.
+    limits = ("-timeout=20", "-rss_limit_mb=2048", "-max_len=20000")
+    options = (f"-max_total_time={seconds}", f"-artifact_prefix={HERE}/crash-")
+    atheris.Setup(["fuzz", str(corpus), *limits, *options], read)
     atheris.Fuzz()
 
 

@@ -106,13 +106,6 @@ def test_without_a_network_it_gives_up_within_seconds(tmp_path, monkeypatch):
         assert time.monotonic() - start < 15
 
 
-def test_an_unusable_proxy_is_a_network_error(tmp_path, monkeypatch):
-    monkeypatch.setenv("http_proxy", closed_port())
-    monkeypatch.setenv("no_proxy", "")
-    with mirrors(FILES) as [mirror], pytest.raises(NetworkError):
-        fetch(tmp_path, mirror.url)
-
-
 def test_processes_that_start_together_download_once(tmp_path):
     with mirrors(FILES) as [mirror]:
         processes = [fetch_in_process(tmp_path, mirror.url) for _ in range(3)]
@@ -134,10 +127,3 @@ def test_a_killed_download_leaves_no_half_file_under_a_final_name(tmp_path):
         assert not list(tmp_path.glob("*.gz"))
         fetch(tmp_path, mirror.url)
         assert_complete(tmp_path)
-
-
-def test_a_directory_that_cannot_be_written_is_an_os_error(tmp_path):
-    (tmp_path / "file").write_text("")
-    for directory in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(OSError, match=str(directory)):
-            fetch(directory, closed_port())

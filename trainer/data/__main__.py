@@ -14,8 +14,10 @@ from trainer.data.download import fetch
 from trainer.errors import DataError, NetworkError, UsageError
 from trainer.process import command_line
 
-SUMMARY = "Downloads a data set and checks it."
-USAGE = "python -m trainer.data --data_dir DIR [--dataset fashion_mnist]"
+USAGE = """Downloads a data set and checks it.
+
+  python -m trainer.data --data_dir DIR [--dataset fashion_mnist]
+"""
 
 
 def complete(data_dir: str, name: str, published: Mapping[str, Published] = PUBLISHED) -> Dataset:
@@ -45,15 +47,15 @@ def complete(data_dir: str, name: str, published: Mapping[str, Published] = PUBL
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs the command line `argv` (the program's name first); returns the exit code 0."""
+    """Runs the command line `argv`, the program's name first; returns the exit code."""
     values = flags.FlagValues()
     flags.DEFINE_string("data_dir", None, "directory to fill and to check", flag_values=values)
     flags.DEFINE_enum("dataset", "mnist", list(PUBLISHED), "what to fetch", flag_values=values)
-    words = command_line.parse(argv, values, usage=f"{SUMMARY}\n\n  {USAGE}\n")
+    words = command_line.parse(argv, values, usage=USAGE)
     if words is None:
         return 0
     if words or not values.data_dir:
-        raise UsageError(f"--data_dir takes the directory to fill and to check; usage: {USAGE}")
+        raise UsageError("name the directory to fill and to check: --data_dir DIR")
     dataset = complete(values.data_dir, values.dataset)
     train, test = len(dataset.train_labels), len(dataset.test_labels)
     print(f"{values.data_dir}: {dataset.name}, {train:,} training and {test:,} test images")

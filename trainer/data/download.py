@@ -56,6 +56,7 @@ def fetch(
                     faults[mirror] = error
     except filelock.Timeout as error:
         raise NetworkError(f"another process does not finish downloading to {directory}") from error
+    # Another try helps if a mirror did not answer, or is in trouble.
     error_class = NetworkError if any(map(_may_pass, faults.values())) else DataError
     reasons = "; ".join(f"{mirror}: {fault}" for mirror, fault in faults.items())
     raise error_class(f"{published.title} cannot be downloaded ({reasons})")
@@ -77,24 +78,19 @@ def _fetch_from(
 def _check_connection(url: str) -> None:
     """Raises ConnectionError of `requests` if the first address of a mirror does not answer.
 
-    The HTTP client tries each of the up to twenty of a host, which takes a minute behind a firewall
-    that drops packets.
+    Behind a firewall the HTTP client takes a minute for the up to twenty addresses of a host.
     """
     if urllib.request.getproxies():  # then nobody connects to the mirror itself
         return
     target = urllib.parse.urlsplit(url)
     port = target.port or (443 if target.scheme == "https" else 80)
     try:
-        found = socket.getaddrinfo(target.hostname, port, type=socket.SOCK_STREAM)
-        family, kind, _, _, address = found[0]
-        with socket.socket(family, kind) as probe:
-            probe.settimeout(_CONNECT_TIMEOUT_S)
-            probe.connect(address)
+        address = socket.getaddrinfo(target.hostname, port)[0][4]
+        socket.create_connection(address[:2], _CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise requests.ConnectionError(error) from error
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether another try may help: no answer, or one of a server in trouble."""
     answer = getattr(error, "response", None)
     return answer.status_code >= 500 if answer is not None else not isinstance(error, ValueError)

@@ -19,8 +19,8 @@ Found = tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], str]
 def find(name: str, data_dir: str | None, notify: Callable[[str], None]) -> Found | None:
     """Reads a data set from the place that was named, or else from the first sound cache.
 
-    Returns None if no place was named and no cache has it. Raises `DataError` if the place that was
-    named is missing, incomplete or defective.
+    Returns None if no place was named and no cache has it. Raises `DataError` if the named place is
+    missing, incomplete or defective.
     """
     variable = f"{name.upper()}_DATA_DIR"
     for option, named in (("--data_dir", data_dir), (f"${variable}", os.environ.get(variable))):
@@ -82,12 +82,9 @@ def read_directory(directory: str | os.PathLike, name: str, label: str) -> Found
                 f" use --dataset={other} or another directory"
             )
     for images, labels in (arrays[:2], arrays[2:]):
-        shape, typed = list(images.shape), images.dtype == labels.dtype == np.uint8
-        if not typed or shape[1:] != [28, 28] or labels.shape != (len(images),) or not len(images):
-            raise DataError(
-                f"{source}: images {images.dtype} {shape} with labels {labels.dtype}"
-                f" {list(labels.shape)} are not uint8 [n, 28, 28] with uint8 [n], n > 0"
-            )
+        found = f"{images.dtype} {list(images.shape)}, {labels.dtype} {list(labels.shape)}"
+        if not len(images) or found != f"uint8 [{len(images)}, 28, 28], uint8 [{len(images)}]":
+            raise DataError(f"{source}: {found} are not n > 0 images uint8 [n, 28, 28] with labels")
         if labels.max() > 9:
             raise DataError(f"{source}: there is a label {labels.max()}, which is not from 0 to 9")
     return tuple(arrays), str(source)

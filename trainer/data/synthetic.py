@@ -46,8 +46,7 @@ def _draw_block(stream: tuple[int, int], block: int) -> tuple[np.ndarray, np.nda
 
 
 def _bell(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Sums of three uniform random numbers: mean 0, deviation 1, never beyond 3."""
-    # Not `rng.normal`: its algorithm and logarithm may differ between versions and processors.
+    """Sums of three uniform numbers: mean 0, deviation 1, the same on every processor."""
     uniform = rng.random((3, *shape))
     return 2 * (uniform[0] + uniform[1] + uniform[2]) - 3
 
@@ -64,14 +63,12 @@ class _Glyph(NamedTuple):
 
 def _compile(strokes: str) -> _Glyph:
     control, stroke, end, taps, weights, fine_stroke = [], [], [], [], [], []
-    u = np.linspace(0, 1, 17)[:, None]
     # Catmull and Rom's spline passes its control points; its four weights at u of the way from the
     # second to the third: https://en.wikipedia.org/wiki/Cubic_Hermite_spline#Catmull-Rom_spline
+    u = np.linspace(0, 1, 17)
     v = 1 - u
-    basis = np.concatenate(
-        [-u * v * v, 2 - 5 * u * u + 3 * u * u * u, 2 - 5 * v * v + 3 * v * v * v, -u * u * v],
-        axis=1,
-    )
+    middle = 2 - 5 * u * u + 3 * u * u * u, 2 - 5 * v * v + 3 * v * v * v
+    basis = np.stack([-u * v * v, *middle, -u * u * v], axis=1)
     for number, text in enumerate(strokes.split(";")):
         words = text.split()
         first, last = len(control), len(control) + len(words) - 1
@@ -174,10 +171,8 @@ def _ink(rng: np.random.Generator, points: np.ndarray, radii: np.ndarray) -> np.
         rows = (points[part, :, 1].T[:, None] - pixels) ** 2 - (radii[part].T ** 2)[:, None]
         columns, rows = columns.astype(np.float32), rows.astype(np.float32)
         least = np.full((FIELD, FIELD, columns.shape[-1]), np.inf, np.float32)
-        power = np.empty_like(least)
         for column, row in zip(columns, rows, strict=True):
-            np.add(column[None], row[:, None], out=power)
-            np.minimum(least, power, out=least)
+            np.minimum(least, column[None] + row[:, None], out=least)
         radius = radii[part].mean(1).astype(np.float32)
         beyond = np.sqrt(np.maximum(least + radius * radius, 0)) - radius  # pixels from the edge
         grey = 0.5 + (noise[part] - beyond.transpose(2, 0, 1)) * blackness[part]

@@ -19,9 +19,7 @@ INITIAL_LOSS_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000
 class AdamW:
     """AdamW: Loshchilov and Hutter, https://arxiv.org/abs/1711.05101.
 
-    One fused kernel for each variable, where a Keras optimizer runs a dozen operations.
-
-    Made in the scope of the strategy that distributes `weights`. Precision float16 makes
+    One fused kernel for each variable, where a Keras optimizer runs a dozen operations. Made in the scope of the strategy that distributes `weights`. Precision float16 makes
     `loss_scale` a power of two, float32 (), which the gradients come multiplied by.
     """
 
@@ -29,9 +27,9 @@ class AdamW:
         self._weights, self._strategy = weights, strategy
         self._config, self._total_steps = plan.config, plan.total_steps
         zeros = [tf.zeros(weight.shape) for weight in weights]
-        self.momentum = [tf.Variable(zero, trainable=False) for zero in zeros]
-        self.velocity = [tf.Variable(zero, trainable=False) for zero in zeros]
-        self.variables = [*self.momentum, *self.velocity]
+        # Momentum and velocity.
+        self._slots = [[tf.Variable(zero, trainable=False) for zero in zeros] for _ in range(2)]
+        self.variables = [*self._slots[0], *self._slots[1]]
         self.loss_scale = self.steps_since_scaling = None
         if plan.precision == "float16":
             self.loss_scale = tf.Variable(INITIAL_LOSS_SCALE, trainable=False)
@@ -76,8 +74,7 @@ class AdamW:
         return norm, healthy
 
     def _update(self, gradients, step, scale=None):
-        time = tf.cast(step, tf.float32) + 1
-        rate = self.learning_rate(step)
+        rate, time = self.learning_rate(step), tf.cast(step, tf.float32) + 1
         powers = tf.pow(BETA_1, time), tf.pow(BETA_2, time)
         decay = 1 - rate * self._config.weight_decay
 
@@ -97,7 +94,5 @@ class AdamW:
                 grad=gradient if scale is None else gradient / scale,
             )
 
-        for weight, *slot in zip(
-            self._weights, self.momentum, self.velocity, gradients, strict=True
-        ):
-            self._strategy.extended.update(weight, update, args=slot)
+        for weight, *slots in zip(self._weights, *self._slots, gradients, strict=True):
+            self._strategy.extended.update(weight, update, args=slots)

@@ -38,8 +38,7 @@ class Trainer:
     """A model, its optimizer, and the compiled loop over them, on a strategy's devices."""
 
     def __init__(self, plan: Plan, devices: Devices):
-        self._config, self._devices = plan.config, devices
-        self._strategy = devices.strategy
+        self._config, self._devices, self._strategy = plan.config, devices, devices.strategy
         with self._strategy.scope():
             self.model = networks.build(
                 plan.config.model,
@@ -63,11 +62,8 @@ class Trainer:
         return {"model": model, "optimizer": self.optimizer.variables}
 
     def trace(self, batches: Iterator[Any]) -> None:
-        """Builds the loop's graph for the elements of `pipeline.distribute`, ahead of `run`.
-
-        Only where they are plain tensors: what a strategy makes for several devices has no spec.
-        """
-        if isinstance(batches, tf.data.Iterator):
+        """Builds the loop's graph for the elements of `pipeline.distribute`, ahead of `run`."""
+        if isinstance(batches, tf.data.Iterator):  # what is for several devices has no spec
             bounds = [tf.TensorSpec((), tf.int32)] * 3
             self._loop.get_concrete_function(batches.element_spec, *bounds)
 

@@ -83,8 +83,7 @@ class ConvMaxPool(layers.Conv2D):
 def sum_of_squares(tensor: tf.Tensor) -> tf.Tensor:
     """Returns the sum of squares, float32 (), of a tensor of any shape.
 
-    Parts of each axis are added as vectors first: XLA's own reduction on a CPU adds one number
-    after the other, and takes a fifth of a step of `mlp`.
+    Adds parts of each axis as vectors first: XLA's own reduction takes a fifth of a step of `mlp`.
     """
     squares = tf.square(tensor)
     for axis in range(len(tensor.shape) - 1):
