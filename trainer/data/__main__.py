@@ -14,10 +14,7 @@ from trainer.data.download import fetch
 from trainer.errors import DataError, NetworkError, UsageError
 from trainer.process import command_line
 
-USAGE = """Downloads a data set and checks it.
-
-  python -m trainer.data --data_dir DIR [--dataset fashion_mnist]
-"""
+USAGE = "python -m trainer.data --data_dir DIR [--dataset fashion_mnist]"
 
 
 def complete(data_dir: str, name: str, published: Mapping[str, Published] = PUBLISHED) -> Dataset:
@@ -39,10 +36,8 @@ def complete(data_dir: str, name: str, published: Mapping[str, Published] = PUBL
                 f"--data_dir={data_dir} cannot be written: {error.strerror}"
             ) from error
         except (DataError, NetworkError) as error:
-            raise type(error)(
-                f"--data_dir={data_dir} lacks {', '.join(missing)}: {error}; try again, or put the"
-                " files there"
-            ) from error
+            lacking = f"--data_dir={data_dir} lacks {', '.join(missing)}"
+            raise type(error)(f"{lacking}: {error}; try again, or put them there") from error
     return load(name, data_dir)
 
 

@@ -1,8 +1,7 @@
 """Random distortions of the training digits.
 
-Each takes images uint8 [n, 30, 30], padded by a black pixel on each side, and for each of them some
-offsets in [-1, 1], by which its largest distortions are multiplied; and returns uint8 [n, 28, 28],
-bilinearly interpolated.
+Each takes images uint8 [n, 30, 30], padded by a black pixel on each side, and offsets in [-1, 1],
+which multiply its largest distortions, for each image; it returns uint8 [n, 28, 28], bilinear.
 """
 
 from __future__ import annotations

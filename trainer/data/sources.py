@@ -66,9 +66,8 @@ def read_directory(directory: str | os.PathLike, name: str, label: str) -> Found
     directory = pathlib.Path(directory).expanduser()
     paths, missing = locate(directory, name)
     if missing:
-        raise DataError(
-            f"{label}: no {', no '.join(missing)} (plain or .gz) there, and no {name}.npz either"
-        )
+        lacking = f"neither {' and '.join(missing)} (plain or .gz) nor {name}.npz"
+        raise DataError(f"{label} has {lacking}")
     if len(paths) == 1:
         arrays, source = formats.read_npz(paths[0]), paths[0]
     else:
@@ -77,10 +76,8 @@ def read_directory(directory: str | os.PathLike, name: str, label: str) -> Found
         source = directory
     for other, published in PUBLISHED.items():  # all data sets use the same file names
         if other != name and published.sha256[-1] == sha256(paths[-1]):
-            raise DataError(
-                f"{paths[-1]} is from {published.title}, not from {PUBLISHED[name].title};"
-                f" use --dataset={other} or another directory"
-            )
+            use = f"use --dataset={other} or another directory"
+            raise DataError(f"{paths[-1]} is from {published.title}, not from {name}; {use}")
     for images, labels in (arrays[:2], arrays[2:]):
         found = f"{images.dtype} {list(images.shape)}, {labels.dtype} {list(labels.shape)}"
         if not len(images) or found != f"uint8 [{len(images)}, 28, 28], uint8 [{len(images)}]":
