@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trainer.data.catalog import FILE_NAMES, File, Published
+from trainer.data.catalog import FILE_NAMES, Published
 
 
 def digits(seed: int, train: int = 12, test: int = 5) -> tuple[np.ndarray, ...]:
@@ -26,9 +26,9 @@ def digits(seed: int, train: int = 12, test: int = 5) -> tuple[np.ndarray, ...]:
     )
 
 
-def idx_bytes(array: np.ndarray, magic: int | None = None) -> bytes:
+def idx_bytes(array: np.ndarray) -> bytes:
     """Returns an array of bytes in the IDX format."""
-    header = np.array([magic or 0x0800 + array.ndim, *array.shape], ">u4")
+    header = np.array([0x0800 + array.ndim, *array.shape], ">u4")
     return header.tobytes() + array.tobytes()
 
 
@@ -50,14 +50,8 @@ def write(directory: pathlib.Path, files: dict[str, bytes]) -> pathlib.Path:
 
 def publish(files: dict[str, bytes], mirrors: list[str]) -> Published:
     """Returns what `trainer.data.catalog` would say of such files."""
-    return Published(
-        title="MNIST",
-        files=tuple(
-            File(name, len(content), hashlib.sha256(content).hexdigest())
-            for name, content in files.items()
-        ),
-        mirrors=tuple(mirrors),
-    )
+    digests = tuple(hashlib.sha256(content).hexdigest() for content in files.values())
+    return Published("MNIST", digests, tuple(mirrors))
 
 
 class Mirror(http.server.ThreadingHTTPServer):

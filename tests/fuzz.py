@@ -1,9 +1,8 @@
-"""`python tests/fuzz.py [seconds]`: hostile data files and pictures, guided by coverage."""
+"""`python tests/fuzz.py SECONDS`: hostile data files and pictures, guided by coverage."""
 
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import io
 import pathlib
 import sys
@@ -12,9 +11,6 @@ import tempfile
 HERE = pathlib.Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-# No file of a few kilobytes may take more, on a slow and busy machine either.
-LIMITS = ("-timeout=20", "-rss_limit_mb=2048", "-max_len=20000")
-
 
 def fuzz(seconds: int, place: pathlib.Path) -> None:
     """Reads hostile files until the time is over; ends the process, with 0 if all is well."""
@@ -22,13 +18,13 @@ def fuzz(seconds: int, place: pathlib.Path) -> None:
 
     with atheris.instrument_imports(include=["trainer"], enable_loader_override=False):
         from trainer import picture as pictures
-        from trainer.data import idx, npz
+        from trainer.data.formats import read_idx, read_npz
     from trainer.errors import DataError
 
     readers = {
-        "labels": lambda path: idx.read(path, ()),
-        "images.gz": lambda path: idx.read(path, (28, 28)),
-        "mnist.npz": npz.read,
+        "labels": lambda path: read_idx(path, ()),
+        "images.gz": lambda path: read_idx(path, (28, 28)),
+        "mnist.npz": read_npz,
         "picture": pictures.read_digit,
     }
 
@@ -45,8 +41,10 @@ def fuzz(seconds: int, place: pathlib.Path) -> None:
     (corpus := place / "corpus").mkdir()
     for number, sample in enumerate(_samples()):
         (corpus / str(number)).write_bytes(sample)
-    time = f"-max_total_time={seconds}"
-    atheris.Setup(["fuzz", str(corpus), time, *LIMITS, f"-artifact_prefix={HERE}/crash-"], read)
+    # No file of a few kilobytes may take more, on a slow and busy machine either.
+    limits = ("-timeout=20", "-rss_limit_mb=2048", "-max_len=20000")
+    options = (f"-max_total_time={seconds}", f"-artifact_prefix={HERE}/crash-")
+    atheris.Setup(["fuzz", str(corpus), *limits, *options], read)
     atheris.Fuzz()
 
 
@@ -56,10 +54,11 @@ def _samples() -> list[bytes]:
     from data_mirror import digits, idx_bytes
     from PIL import Image
 
+    from trainer.data.formats import NPZ_MEMBERS
+
     arrays = digits(1, train=2, test=1)
     samples = [idx_bytes(arrays[1]), gzip.compress(idx_bytes(arrays[0]))]
-    names = ("x_train", "y_train", "x_test", "y_test")
-    np.savez_compressed(archive := io.BytesIO(), **dict(zip(names, arrays, strict=True)))
+    np.savez_compressed(archive := io.BytesIO(), **dict(zip(NPZ_MEMBERS, arrays, strict=True)))
     one = np.full((56, 56), 255, np.uint8)
     one[12:44, 26:31] = 0
     for kind in ("PNG", "JPEG"):
@@ -69,7 +68,5 @@ def _samples() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    if importlib.util.find_spec("atheris") is None:
-        sys.exit("atheris is not installed (there are wheels for Linux on x86-64): nothing to do")
     with tempfile.TemporaryDirectory() as directory:
-        fuzz(int(sys.argv[1]) if len(sys.argv) > 1 else 60, pathlib.Path(directory))
+        fuzz(int(sys.argv[1]), pathlib.Path(directory))

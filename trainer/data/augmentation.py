@@ -1,8 +1,7 @@
 """Random distortions of the training digits.
 
-Each takes images uint8 [n, 30, 30], padded by a black pixel on each side, and for each of them some
-offsets in [-1, 1], by which its largest distortions are multiplied; and returns uint8 [n, 28, 28],
-bilinearly interpolated.
+Each takes images uint8 [n, 30, 30], padded by a black pixel on each side, and offsets in [-1, 1],
+which multiply its largest distortions, for each image; it returns uint8 [n, 28, 28], bilinear.
 """
 
 from __future__ import annotations
@@ -25,10 +24,7 @@ _CONTROLS = 4  # control points in each direction
 def random_offsets(steps: tf.Tensor, seed: int, shape: tuple[int, int]) -> tf.Tensor:
     """Returns float32 [steps, *shape] in [-1, 1), a function of (seed, step) for each of `steps`.
 
-    Args:
-      steps: int64 [steps].
-      seed: of the run.
-      shape: (examples, offsets for each) of a global batch.
+    These are int64 [steps]; the shape is (examples, offsets for each) of a global batch.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -62,10 +58,9 @@ def affine(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
 def elastic(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
     """Distorts images as `affine` does, only more, and bends them smoothly.
 
-    The bend is a field of displacements after Simard, Steinkraus and Platt, "Best practices for
-    convolutional neural networks applied to visual document analysis", 2003, section 2; smooth
-    because it is a cubic B-spline over a coarse grid of control points. Offsets float32 [n, 38]:
-    those of `affine`, then the control points' to the right, then down.
+    Displacements after Simard, Steinkraus and Platt, "Best practices for convolutional neural
+    networks applied to visual document analysis", 2003, section 2, as a cubic B-spline over a grid
+    of control points. Offsets float32 [n, 38]: of `affine`, then these points' right, then down.
     """
     x, y = _affine_coordinates(offsets[:, :6] * ELASTIC)
     controls = tf.reshape(offsets[:, 6:], (-1, 2, _CONTROLS, _CONTROLS)) * BEND
@@ -79,9 +74,8 @@ def _affine_coordinates(offsets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     down, right, turn, tall, wide, slant = tf.unstack(offsets[:, :, None, None], axis=1)
     angle = turn * ROTATION
     height, width = 1 + tall * SCALE, 1 + wide * SCALE
-    x, y = tf.range(28.0), tf.range(28.0)[:, None]
     centre = (28 - 1) / 2
-    x, y = x - centre, y - centre
+    x, y = tf.range(28.0) - centre, tf.range(28.0)[:, None] - centre
     from_x = tf.cos(angle) / width * x + (tf.sin(angle) / width + slant * SHEAR) * y
     from_y = tf.cos(angle) / height * y - tf.sin(angle) / height * x
     return from_x + centre + right * AFFINE_SHIFT, from_y + centre + down * AFFINE_SHIFT

@@ -1,10 +1,11 @@
-"""The data sets by name, and their published files: names, sizes, SHA-256, mirrors."""
+"""The data sets by name, and their published files: SHA-256 and mirrors."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import os
+import pathlib
 
 # What --dataset takes.
 DATASETS = ("auto", "mnist", "synthetic", "fashion_mnist")
@@ -19,35 +20,17 @@ FILE_NAMES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class File:
-    """A published gzip file: its name, its size in bytes, the SHA-256 of its bytes in hex."""
-
-    name: str
-    size: int
-    sha256: str
-
-    def matches(self, path: str | os.PathLike) -> bool:
-        """Returns whether the file at `path` is this one, byte for byte."""
-        try:
-            if os.path.getsize(path) != self.size:
-                return False
-            with open(path, "rb") as stream:
-                return hashlib.sha256(stream.read()).hexdigest() == self.sha256
-        except OSError:
-            return False
-
-
-@dataclasses.dataclass(frozen=True)
 class Published:
-    """A data set on the web: its files are in the order of `FILE_NAMES`."""
+    """A data set on the web, as gzip files."""
 
     title: str
-    files: tuple[File, ...]
+    sha256: tuple[str, ...]  # of the files, in hex, in the order of `FILE_NAMES`
     mirrors: tuple[str, ...]  # base URLs with the closing slash, in the order to try them
 
 
-def _files(*facts: tuple[int, str]) -> tuple[File, ...]:
-    return tuple(File(f"{name}.gz", *fact) for name, fact in zip(FILE_NAMES, facts, strict=True))
+def sha256(path: str | os.PathLike) -> str:
+    """Returns the SHA-256 of a file in hex."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 PUBLISHED = {
@@ -55,11 +38,11 @@ PUBLISHED = {
     # Mirrors: those of torchvision and of TensorFlow Datasets.
     "mnist": Published(
         title="MNIST",
-        files=_files(
-            (9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-            (28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-            (1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-            (4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+        sha256=(
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
         ),
         mirrors=(
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -70,11 +53,11 @@ PUBLISHED = {
     # Keras's, and the authors' (https://github.com/zalandoresearch/fashion-mnist; HTTP only).
     "fashion_mnist": Published(
         title="Fashion-MNIST",
-        files=_files(
-            (26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
-            (29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
-            (4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
-            (5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+        sha256=(
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
         ),
         mirrors=(
             "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",

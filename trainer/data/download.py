@@ -6,34 +6,34 @@ import os
 import pathlib
 import socket
 import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Sequence
 
 import filelock
 import pooch
 import requests
-import urllib3
 
-from trainer.data.catalog import File
+from trainer.data.catalog import FILE_NAMES, Published
 from trainer.errors import DataError, NetworkError
 
 _CONNECT_TIMEOUT_S = 2.0
-_READ_TIMEOUT_S = 10.0  # without a byte
 _LOCK_TIMEOUT_S = 1800.0  # 12 MB at 7 kB/s
 
 
 def fetch(
     directory: pathlib.Path,
-    files: Sequence[File],
-    mirrors: Sequence[str],
+    names: Sequence[str],
+    published: Published,
     notify: Callable[[str], None],
     *,
-    read_timeout_s: float = _READ_TIMEOUT_S,
+    read_timeout_s: float = 10.0,
 ) -> None:
-    """Downloads those of `files` that `directory` does not hold byte for byte as published.
+    """Downloads those of the files `names` that a directory does not hold as published.
 
-    A file gets its name there once its SHA-256 is right. The directory is made if it is not there.
-    The mirrors, base URLs with the closing slash, are tried one after the other. `notify` gets a
-    line when a download starts.
+    A file gets its name, one of `FILE_NAMES` and `.gz`, once its SHA-256 is right. The directory is
+    made if it is not there. `notify` gets a line when a download starts; a mirror is given up after
+    `read_timeout_s` without a byte, twice.
 
     Raises:
       OSError: the directory cannot be written.
@@ -42,68 +42,55 @@ def fetch(
     """
     pooch.get_logger().setLevel("WARNING")
     directory.mkdir(parents=True, exist_ok=True)
-    faults = {mirror: _connection_fault(mirror) for mirror in mirrors}
-    reachable = [mirror for mirror in mirrors if not faults[mirror]]
-    if not reachable:
-        raise NetworkError(f"no mirror can be reached ({_joined(faults)})")
+    wanted = {f"{name}.gz": published.sha256[FILE_NAMES.index(name)] for name in names}
+    faults: dict[str, Exception] = {}
     try:
         with filelock.FileLock(directory / ".download.lock", timeout=_LOCK_TIMEOUT_S):
-            missing = [file for file in files if not file.matches(directory / file.name)]
-            if missing:
-                size = sum(file.size for file in missing) / 1e6
-                notify(f"downloading {size:.1f} MB from {reachable[0]} to {directory}")
-            for file in missing:
-                _fetch_file(directory, file, reachable, read_timeout_s)
+            for mirror in published.mirrors:
+                try:
+                    _check_connection(mirror)
+                    notify(f"downloading {published.title} from {mirror} to {directory}")
+                    _fetch_from(mirror, directory, wanted, read_timeout_s)
+                    return
+                except (requests.RequestException, ValueError) as error:  # or the SHA-256 differs
+                    faults[mirror] = error
     except filelock.Timeout as error:
         raise NetworkError(f"another process does not finish downloading to {directory}") from error
+    # Another try helps if a mirror did not answer, or is in trouble.
+    error_class = NetworkError if any(map(_may_pass, faults.values())) else DataError
+    reasons = "; ".join(f"{mirror}: {fault}" for mirror, fault in faults.items())
+    raise error_class(f"{published.title} cannot be downloaded ({reasons})")
 
 
-def _fetch_file(
-    directory: pathlib.Path, file: File, mirrors: Sequence[str], read_timeout_s: float
+def _fetch_from(
+    mirror: str, directory: pathlib.Path, wanted: dict[str, str], read_timeout_s: float
 ) -> None:
     downloader = pooch.HTTPDownloader(
-        progressbar=sys.stderr is not None and sys.stderr.isatty(),
+        progressbar=sys.stderr.isatty(),
         timeout=(_CONNECT_TIMEOUT_S, read_timeout_s),
         headers={"Accept-Encoding": "identity"},  # or requests might unpack the file
     )
-    faults, error_class = {}, DataError
-    for mirror in mirrors:
-        registry = pooch.create(
-            directory, mirror, registry={file.name: file.sha256}, retry_if_failed=1
-        )
-        try:
-            path = registry.fetch(file.name, downloader=downloader)
-            os.chmod(path, 0o644)  # pooch's temporary files are private
-            return
-        except requests.RequestException as error:
-            status = None if error.response is None else error.response.status_code
-            faults[mirror] = f"answers {status}" if status else type(error).__name__
-            if status is None or status == 429 or status >= 500:
-                error_class = NetworkError
-        except ValueError:
-            faults[mirror] = "has another file: its SHA-256 differs"
-    raise error_class(f"{file.name} cannot be downloaded ({_joined(faults)})")
+    files = pooch.create(directory, mirror, registry=wanted, retry_if_failed=1)
+    for name in wanted:
+        os.chmod(files.fetch(name, downloader=downloader), 0o644)  # pooch makes private files
 
 
-def _connection_fault(url: str) -> str:
-    """Returns why no connection to a mirror, or to the proxy before it, can be made; else "".
+def _check_connection(url: str) -> None:
+    """Raises ConnectionError of `requests` if the first address of a mirror does not answer.
 
-    Tries one address. The HTTP client tries each of the up to twenty of a host, which takes a
-    minute behind a firewall that drops packets.
+    Behind a firewall the HTTP client takes a minute for the up to twenty addresses of a host.
     """
+    if urllib.request.getproxies():  # then nobody connects to the mirror itself
+        return
+    target = urllib.parse.urlsplit(url)
+    port = target.port or (443 if target.scheme == "https" else 80)
     try:
-        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-        target = urllib3.util.parse_url(proxy or url)
-        port = target.port or (443 if target.scheme == "https" else 80)
-        found = socket.getaddrinfo((target.host or "").strip("[]"), port, type=socket.SOCK_STREAM)
-        family, kind, _, _, address = found[0]
-        with socket.socket(family, kind) as probe:
-            probe.settimeout(_CONNECT_TIMEOUT_S)
-            probe.connect(address)
-    except (OSError, ValueError) as error:  # ValueError: a malformed proxy setting
-        return getattr(error, "strerror", None) or str(error)
-    return ""
+        address = socket.getaddrinfo(target.hostname, port)[0][4]
+        socket.create_connection(address[:2], _CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise requests.ConnectionError(error) from error
 
 
-def _joined(faults: dict[str, str]) -> str:
-    return "; ".join(f"{mirror}: {fault}" for mirror, fault in faults.items())
+def _may_pass(error: Exception) -> bool:
+    answer = getattr(error, "response", None)
+    return answer.status_code >= 500 if answer is not None else not isinstance(error, ValueError)

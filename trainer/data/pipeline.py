@@ -1,9 +1,8 @@
 """The tf.data input pipeline: batch n as a function of (seed, n), sliced and placed on devices.
 
 The training examples, shuffled anew for every epoch, form one endless sequence, and batch n is its
-slice [n * batch, (n + 1) * batch): no shuffle buffer, no iterator state, and every epoch shows each
-example once whatever the batch size. So a run resumes at any step, on any number of workers, in the
-same sequence.
+slice [n * batch, (n + 1) * batch). Without a shuffle buffer or iterator state a run resumes at any
+step, on any number of workers.
 """
 
 from __future__ import annotations
@@ -17,10 +16,6 @@ import tensorflow as tf
 from trainer.data import augmentation
 from trainer.plan import Plan
 
-# Rounds of the block cipher in RandomIndexShuffle. With TensorFlow's default of 4 the orders of two
-# epochs correlate at 0.8; from 8 on no statistic tells them from independent permutations.
-_SHUFFLE_ROUNDS = 8
-
 
 def training_batches(
     images: np.ndarray,
@@ -33,21 +28,11 @@ def training_batches(
 ) -> list[tf.data.Dataset]:
     """Returns, for each local replica, the superbatches from the one that holds `first_step` on.
 
-    Superbatch k holds the steps [k * steps_per_loop, (k + 1) * steps_per_loop), all of a call of
-    the training loop: gathering thousands of examples at once costs a fraction of an element for
-    each step. The last one may end after the last step of the plan.
-
-    Args:
-      images: uint8 [examples, 28, 28].
-      labels: uint8 [examples].
-      plan: of the run.
-      first_step: the first step that is wanted.
-      replicas: how many share a global batch; replica r takes the r-th of its equal slices.
-      local_replicas: the numbers of this process's replicas.
-
-    Returns:
-      Datasets of (images uint8 [steps_per_loop, batch, 28, 28], labels int32 [steps_per_loop,
-      batch]), batch being a replica's share.
+    Superbatch k holds the steps [k * steps_per_loop, (k + 1) * steps_per_loop), for one call of the
+    training loop: gathering thousands of examples at once costs a fraction of an element for each
+    step. Of `images` uint8 [examples, 28, 28] and `labels` uint8 [examples] they hold (uint8
+    [steps_per_loop, batch, 28, 28], int32 [steps_per_loop, batch]), batch being the replica's
+    share: of `replicas`, replica r takes the r-th of the equal slices of each global batch.
     """
     seed, augment = plan.config.seed, plan.config.augment
     global_batch_size, steps_per_loop = plan.config.batch_size, plan.steps_per_loop
@@ -85,12 +70,7 @@ def training_batches(
 def distribute(datasets: list[tf.data.Dataset], strategy: tf.distribute.Strategy) -> Iterator[Any]:
     """Returns an iterator over what `strategy.run` takes, and begins to prepare its first element.
 
-    Args:
-      datasets: from `training_batches`.
-      strategy: over all replicas.
-
-    Returns:
-      For one local replica a `tf.data.Iterator`; for several an iterator over per-replica values.
+    `datasets` are those of `training_batches`. For one local replica it is a `tf.data.Iterator`.
     """
     iterators = []
     for dataset, device in zip(datasets, strategy.extended.worker_devices, strict=True):
@@ -116,12 +96,9 @@ def _options() -> tf.data.Options:
 
 
 def example_order(positions: tf.Tensor, *, examples: int, seed: int) -> tf.Tensor:
-    """Returns which examples stand at positions of the endless sequence, int64 in [0, examples).
+    """Returns which examples, int64 in [0, examples), stand at `positions` of the endless sequence.
 
-    Args:
-      positions: int64, any shape; [e * examples, (e + 1) * examples) is epoch e.
-      examples: how many training examples there are.
-      seed: of the run.
+    The positions are int64 of any shape; [e * examples, (e + 1) * examples) is epoch e.
     """
     flat = tf.reshape(positions, [-1])
     epochs = tf.cast(flat // examples, tf.int32)
@@ -129,6 +106,6 @@ def example_order(positions: tf.Tensor, *, examples: int, seed: int) -> tf.Tenso
         index=flat % examples,
         seed=tf.stack([tf.fill(tf.shape(flat), seed), epochs, tf.zeros_like(epochs)], 1),
         max_index=tf.constant(examples - 1, tf.int64),
-        rounds=_SHUFFLE_ROUNDS,
+        rounds=8,  # of the block cipher; with the default of 4 two epochs correlate at 0.8
     )
     return tf.reshape(order, tf.shape(positions))

@@ -18,17 +18,13 @@ POINTS = 72  # places of a digit that get ink: about a pixel apart, or strokes t
 
 
 def generate(
-    train_examples: int = 60_000, test_examples: int = 10_000, *, seed: int = 0
+    train_examples: int, test_examples: int, *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Draws a training and a test set of digits like MNIST's.
+    """Draws training and test digits: images uint8 [n, 28, 28], labels uint8 [n], twice.
 
     The images depend on `seed` alone, on any machine: all is made of uniform random numbers,
     + - * / and square roots, which IEEE 754 rounds the same everywhere. The first n of a longer set
     are the set of n. Of every 1000 examples each class has 100, in random order.
-
-    Returns:
-      Training images uint8 [n, 28, 28] (0 is paper, 255 ink), training labels uint8 [n], test
-      images, test labels.
     """
     with concurrent.futures.ThreadPoolExecutor(available_cpus()) as pool:
         sets = []
@@ -43,16 +39,14 @@ def _draw_block(stream: tuple[int, int], block: int) -> tuple[np.ndarray, np.nda
     """Images uint8 [BLOCK, 28, 28] and labels uint8 [BLOCK] of a random stream's block."""
     rng = np.random.Generator(np.random.PCG64([*stream, block]))
     labels = (rng.random(BLOCK).argsort(kind="stable") % 10).astype(np.uint8)
-    glyphs = _choose_glyphs(rng, labels)
+    glyphs = np.searchsorted(_CUMULATIVE, labels + rng.random(BLOCK), side="right")
     points = _hand(rng, _pen_path(rng, glyphs))
     radii = _pen_radii(rng, BLOCK)
-    points = _place(points, radii)
-    return _centre(_ink(rng, points, radii)), labels
+    return _centre(_ink(rng, _place(points, radii), radii)), labels
 
 
 def _bell(rng: np.random.Generator, *shape: int) -> np.ndarray:
-    """Sums of three uniform random numbers: mean 0, deviation 1, never beyond 3."""
-    # Not `rng.normal`: its algorithm and logarithm may differ between versions and processors.
+    """Sums of three uniform numbers: mean 0, deviation 1, the same on every processor."""
     uniform = rng.random((3, *shape))
     return 2 * (uniform[0] + uniform[1] + uniform[2]) - 3
 
@@ -69,14 +63,12 @@ class _Glyph(NamedTuple):
 
 def _compile(strokes: str) -> _Glyph:
     control, stroke, end, taps, weights, fine_stroke = [], [], [], [], [], []
-    u = np.linspace(0, 1, 17)[:, None]
     # Catmull and Rom's spline passes its control points; its four weights at u of the way from the
     # second to the third: https://en.wikipedia.org/wiki/Cubic_Hermite_spline#Catmull-Rom_spline
+    u = np.linspace(0, 1, 17)
     v = 1 - u
-    basis = np.concatenate(
-        [-u * v * v, 2 - 5 * u * u + 3 * u * u * u, 2 - 5 * v * v + 3 * v * v * v, -u * u * v],
-        axis=1,
-    )
+    middle = 2 - 5 * u * u + 3 * u * u * u, 2 - 5 * v * v + 3 * v * v * v
+    basis = np.stack([-u * v * v, *middle, -u * u * v], axis=1)
     for number, text in enumerate(strokes.split(";")):
         words = text.split()
         first, last = len(control), len(control) + len(words) - 1
@@ -102,31 +94,16 @@ def _compile(strokes: str) -> _Glyph:
 
 def _stacked(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
     """One array of all, the shorter ones filled up with zeros."""
-    stack = np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), arrays[0].dtype)
-    for row, array in zip(stack, arrays, strict=True):
-        row[: len(array)] = array
-    return stack
-
-
-def _cumulative(digits: tuple[str, ...], shares: tuple[str, ...]) -> np.ndarray:
-    """Running sums of the shares; those of digit d end at d + 1."""
-    parts = []
-    for digit in range(10):
-        ways = zip(digits, shares, strict=True)
-        running = np.cumsum([float(share) for of, share in ways if of == str(digit)])
-        parts.append(digit + running / running[-1])
-    return np.concatenate(parts)
+    longest, axes = max(map(len, arrays)), arrays[0].ndim - 1
+    return np.stack([np.pad(each, ((0, longest - len(each)), *[(0, 0)] * axes)) for each in arrays])
 
 
 _ROWS = [line.split(maxsplit=2) for line in GLYPHS.splitlines()]
-_DIGITS, _SHARES, _STROKES = zip(*_ROWS, strict=True)
+_DIGITS, _SHARES, _STROKES = map(np.array, zip(*_ROWS, strict=True))
 _TABLE = _Glyph(*map(_stacked, zip(*map(_compile, _STROKES), strict=True)))
-_CUMULATIVE = _cumulative(_DIGITS, _SHARES)
-
-
-def _choose_glyphs(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
-    """Indices into the table for the classes `labels`, by their shares: int [n]."""
-    return np.searchsorted(_CUMULATIVE, labels + rng.random(len(labels)), side="right")
+# Running sums of the shares of each digit's glyphs; those of digit d end at d + 1.
+_SUMS = [np.cumsum(_SHARES[np.equal(_DIGITS, str(digit))].astype(float)) for digit in range(10)]
+_CUMULATIVE = np.concatenate([digit + sums / sums[-1] for digit, sums in enumerate(_SUMS)])
 
 
 def _pen_path(rng: np.random.Generator, glyphs: np.ndarray) -> np.ndarray:
@@ -194,10 +171,8 @@ def _ink(rng: np.random.Generator, points: np.ndarray, radii: np.ndarray) -> np.
         rows = (points[part, :, 1].T[:, None] - pixels) ** 2 - (radii[part].T ** 2)[:, None]
         columns, rows = columns.astype(np.float32), rows.astype(np.float32)
         least = np.full((FIELD, FIELD, columns.shape[-1]), np.inf, np.float32)
-        power = np.empty_like(least)
         for column, row in zip(columns, rows, strict=True):
-            np.add(column[None], row[:, None], out=power)
-            np.minimum(least, power, out=least)
+            np.minimum(least, column[None] + row[:, None], out=least)
         radius = radii[part].mean(1).astype(np.float32)
         beyond = np.sqrt(np.maximum(least + radius * radius, 0)) - radius  # pixels from the edge
         grey = 0.5 + (noise[part] - beyond.transpose(2, 0, 1)) * blackness[part]

@@ -24,8 +24,8 @@ def mlp(xla: bool) -> list[layers.Layer]:
 def cnn(xla: bool) -> list[layers.Layer]:
     """Three convolutions and a hidden layer: small, and fast on a CPU.
 
-    Few filters where the image is large, a pool after each, and no BatchNorm: with it an example's
-    gradient would depend on the rest of its batch, and so on the number of replicas.
+    Few filters where the image is large, and no BatchNorm: with it an example's gradient would
+    depend on the rest of its batch, and so on the number of replicas.
     """
     pool = xla_layers.MaxPool if xla else layers.MaxPooling2D
     return [
@@ -40,7 +40,11 @@ def cnn(xla: bool) -> list[layers.Layer]:
 
 
 def convnet(xla: bool) -> list[layers.Layer]:
-    """Five convolutions and a hidden layer: for long runs."""
+    """Five convolutions and a hidden layer: for long runs.
+
+    With GroupNorm of one group (Wu and He, https://arxiv.org/abs/1803.08494), which is independent
+    of the rest of the batch, and SiLU (Elfwing et al., https://arxiv.org/abs/1702.03118).
+    """
     pool = xla_layers.MaxPool if xla else layers.MaxPooling2D
     return [
         *_first_convolution(24, xla),
@@ -57,19 +61,13 @@ def convnet(xla: bool) -> list[layers.Layer]:
 
 def _first_convolution(filters: int, xla: bool) -> list[layers.Layer]:
     """A 5x5 convolution of the image, ReLU and 2x2 max pooling."""
-    image = layers.Reshape((28, 28, 1))
-    conv1 = {"filters": filters, "kernel_size": 5, "padding": "same", "name": "conv1"}
+    image, conv1 = layers.Reshape((28, 28, 1)), {"padding": "same", "name": "conv1"} | _RELU
     if xla:
-        return [image, xla_layers.ConvMaxPool(strides=2, **conv1, **_RELU)]
-    return [image, layers.Conv2D(**conv1, **_RELU), layers.MaxPooling2D(name="pool1")]
+        return [image, xla_layers.ConvMaxPool(filters, 5, 2, **conv1)]
+    return [image, layers.Conv2D(filters, 5, **conv1), layers.MaxPooling2D(name="pool1")]
 
 
 def _normalized_convolution(filters: int, name: str, padding: str = "same") -> list[layers.Layer]:
-    """A 3x3 convolution, GroupNorm of one group, and SiLU.
-
-    GroupNorm: Wu and He, https://arxiv.org/abs/1803.08494; unlike BatchNorm it is independent of
-    the rest of the batch. SiLU, x * sigmoid(x): Elfwing et al., https://arxiv.org/abs/1702.03118.
-    """
     kernel = {"use_bias": False, "kernel_initializer": "he_normal"}
     return [
         layers.Conv2D(filters, 3, padding=padding, name=name, **kernel),
@@ -87,12 +85,8 @@ def build(
 ) -> keras.Model:
     """Returns the model `name`: float32 [n, 28, 28] between 0 and 1 to float32 logits [n, 10].
 
-    Args:
-      name: a key of `MODELS`.
-      precision: `float32`, `bfloat16` or `float16`: what the hidden layers compute in. Variables
-        are float32.
-      jit_compile: whether XLA compiles it: other operations for the same function and weights.
-      seed: decides the initial weights.
+    The hidden layers compute in `precision`, with variables of float32. `jit_compile`, whether XLA
+    compiles it, gives other operations for the same function. `seed` decides the initial weights.
     """
     keras.utils.set_random_seed(seed)
     hidden = MODELS[name](jit_compile)
@@ -104,26 +98,22 @@ def build(
 
 
 def logits(model: keras.Model, digits: tf.Tensor) -> tf.Tensor:
-    """Returns the logits of digits in inference, float32 [n, 10] for uint8 [n, 28, 28], n >= 0."""
+    """Returns the logits of digits in inference, float32 [n, 10] for uint8 [n, 28, 28], n >= 0.
+
+    Their mean over `SHIFTS` if the recipe says so: test-time augmentation (Krizhevsky et al.,
+    "ImageNet classification with deep convolutional neural networks", 2012, section 4.1).
+    """
     # Pads an empty batch: oneDNN's convolution (TensorFlow 2.21, on CPUs with AVX-512) gives it the
     # wrong number of channels.
     count = tf.shape(digits)[0]
     padded = tf.pad(digits, ((0, tf.cast(count == 0, tf.int32)), (0, 0), (0, 0)))
     pixels = tf.cast(tf.ensure_shape(padded, (None, 28, 28)), tf.float32) / 255
-    if RECIPES[model.name].test_time_shifts:
-        return shifted_logits(model, pixels)[:count]
-    return model(pixels, training=False)[:count]
-
-
-def shifted_logits(model: keras.Model, pixels: tf.Tensor) -> tf.Tensor:
-    """Returns the mean logits, float32 [n, 10], over the `SHIFTS` of digits, float32 [n, 28, 28].
-
-    Test-time augmentation, as of Krizhevsky, Sutskever and Hinton, "ImageNet classification with
-    deep convolutional neural networks", 2012, section 4.1.
-    """
-    padded = tf.pad(pixels, ((0, 0), (1, 1), (1, 1)))
-    crops = tf.concat([padded[:, top : top + 28, left : left + 28] for top, left in SHIFTS], 0)
-    return tf.reduce_mean(tf.reshape(model(crops, training=False), (len(SHIFTS), -1, 10)), 0)
+    if not RECIPES[model.name].test_time_shifts:
+        return model(pixels, training=False)[:count]
+    wide = tf.pad(pixels, ((0, 0), (1, 1), (1, 1)))
+    crops = tf.concat([wide[:, top : top + 28, left : left + 28] for top, left in SHIFTS], 0)
+    answers = tf.reshape(model(crops, training=False), (len(SHIFTS), -1, 10))
+    return tf.reduce_mean(answers, 0)[:count]
 
 
 def features(model: keras.Model, pixels: tf.Tensor) -> tf.Tensor:

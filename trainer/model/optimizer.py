@@ -19,22 +19,18 @@ INITIAL_LOSS_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000
 class AdamW:
     """AdamW: Loshchilov and Hutter, https://arxiv.org/abs/1711.05101.
 
-    One fused kernel for each variable, where a Keras optimizer runs a dozen operations.
-
-    Args:
-      weights: the variables to train.
-      strategy: what they are distributed by; its scope is active.
-      plan: learning rate, warm-up, weight decay, number of steps; and the precision, for float16
-        makes `loss_scale` a power of two, float32 (), which the gradients come multiplied by.
+    One fused kernel for each variable, where a Keras optimizer runs a dozen operations. Made in the
+    scope of the strategy that distributes `weights`. Precision float16 makes `loss_scale` a power
+    of two, float32 (), which the gradients come multiplied by.
     """
 
     def __init__(self, weights: list[tf.Variable], strategy: tf.distribute.Strategy, plan: Plan):
         self._weights, self._strategy = weights, strategy
         self._config, self._total_steps = plan.config, plan.total_steps
         zeros = [tf.zeros(weight.shape) for weight in weights]
-        self.momentum = [tf.Variable(zero, trainable=False) for zero in zeros]
-        self.velocity = [tf.Variable(zero, trainable=False) for zero in zeros]
-        self.variables = [*self.momentum, *self.velocity]
+        # Momentum and velocity.
+        self._slots = [[tf.Variable(zero, trainable=False) for zero in zeros] for _ in range(2)]
+        self.variables = [*self._slots[0], *self._slots[1]]
         self.loss_scale = self.steps_since_scaling = None
         if plan.precision == "float16":
             self.loss_scale = tf.Variable(INITIAL_LOSS_SCALE, trainable=False)
@@ -56,13 +52,9 @@ class AdamW:
     def apply(self, gradients: list, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Updates the weights; after a float16 overflow halves the loss scale instead.
 
-        Args:
-          gradients: of each weight, summed over the replicas.
-          step: int32 ().
-
-        Returns:
-          The L2 norm of the gradients without the loss scale, float32 (), and whether it is finite
-          or a smaller loss scale may make it so, bool ().
+        `gradients` are of each weight, summed over the replicas; `step` is int32 (). Returns their
+        L2 norm without the loss scale, float32 (), and whether it is finite or a smaller loss scale
+        may make it so, bool ().
         """
         local = [self._strategy.experimental_local_results(each)[0] for each in gradients]
         norm = tf.sqrt(tf.add_n([*map(sum_of_squares, local)]))
@@ -83,29 +75,25 @@ class AdamW:
         return norm, healthy
 
     def _update(self, gradients, step, scale=None):
-        time = tf.cast(step, tf.float32) + 1
-        rate = self.learning_rate(step)
+        rate, time = self.learning_rate(step), tf.cast(step, tf.float32) + 1
         powers = tf.pow(BETA_1, time), tf.pow(BETA_2, time)
         decay = 1 - rate * self._config.weight_decay
-        slots = zip(self._weights, self.momentum, self.velocity, gradients, strict=True)
-        for weight, *slot in slots:
-            is_decayed = self._config.weight_decay and len(weight.shape) > 1
-            arguments = *slot, scale, rate, powers, decay if is_decayed else None
-            self._strategy.extended.update(weight, _adamw, args=arguments)
 
+        def update(weight, momentum, velocity, gradient):
+            if self._config.weight_decay and len(weight.shape) > 1:
+                weight.assign(weight * decay)
+            tf.raw_ops.ResourceApplyAdam(
+                var=weight.handle,
+                m=momentum.handle,
+                v=velocity.handle,
+                beta1_power=powers[0],
+                beta2_power=powers[1],
+                lr=rate,
+                beta1=BETA_1,
+                beta2=BETA_2,
+                epsilon=EPSILON,
+                grad=gradient if scale is None else gradient / scale,
+            )
 
-def _adamw(weight, momentum, velocity, gradient, scale, rate, powers, decay):
-    if decay is not None:
-        weight.assign(weight * decay)
-    tf.raw_ops.ResourceApplyAdam(
-        var=weight.handle,
-        m=momentum.handle,
-        v=velocity.handle,
-        beta1_power=powers[0],
-        beta2_power=powers[1],
-        lr=rate,
-        beta1=BETA_1,
-        beta2=BETA_2,
-        epsilon=EPSILON,
-        grad=gradient if scale is None else gradient / scale,
-    )
+        for weight, *slots in zip(self._weights, *self._slots, gradients, strict=True):
+            self._strategy.extended.update(weight, update, args=slots)

@@ -31,23 +31,14 @@ class LoopResult:
     loss: float  # cross-entropy in nats an example, without label smoothing
     accuracy: float  # share of right answers, in training mode
     gradient_norm: float  # L2 norm over all weights
-    # The first step with a loss or gradient that is not finite, but for the float16 overflows that
-    # loss scaling skips.
-    failed_step: int | None
+    failed_step: int | None  # the first not finite, but for float16 overflows that are skipped
 
 
 class Trainer:
-    """A model, its optimizer, and the compiled loop over them, on a strategy's devices.
-
-    Args:
-      plan: configuration, precision, number of steps, and what XLA compiles (`jit_compile`): the
-        whole `loop`, each `step`'s gradient, or nothing (`off`).
-      devices: where to train.
-    """
+    """A model, its optimizer, and the compiled loop over them, on a strategy's devices."""
 
     def __init__(self, plan: Plan, devices: Devices):
-        self._config, self._devices = plan.config, devices
-        self._strategy = devices.strategy
+        self._config, self._devices, self._strategy = plan.config, devices, devices.strategy
         with self._strategy.scope():
             self.model = networks.build(
                 plan.config.model,
@@ -57,9 +48,9 @@ class Trainer:
             )
             self._weights = [variable.value for variable in self.model.trainable_variables]
             self.optimizer = AdamW(self._weights, self._strategy, plan)
-        xla_loop = plan.jit_compile == "loop"
+        self.learning_rate = self.optimizer.learning_rate
+        xla_loop, self._gradients = plan.jit_compile == "loop", self._replica_gradients
         self._loop = tf.function(self._loop_body, jit_compile=xla_loop, autograph=False)
-        self._gradients = self._replica_gradients
         if plan.jit_compile == "step":
             self._gradients = tf.function(self._gradients, jit_compile=True, autograph=False)
         images = tf.TensorSpec((None, 28, 28), tf.uint8)
@@ -70,28 +61,16 @@ class Trainer:
         model = [variable.value for variable in self.model.variables]
         return {"model": model, "optimizer": self.optimizer.variables}
 
-    def learning_rate(self, step: int) -> tf.Tensor:
-        """Returns the learning rate of a step, float32 ()."""
-        return self.optimizer.learning_rate(step)
-
     def trace(self, batches: Iterator[Any]) -> None:
-        """Builds the loop's graph for the elements of `pipeline.distribute`, ahead of `run`.
-
-        Only where they are plain tensors: what a strategy makes for several devices has no spec.
-        """
-        if not isinstance(batches, tf.data.Iterator):
-            return
-        number = tf.TensorSpec((), tf.int32)
-        self._loop.get_concrete_function(batches.element_spec, number, number, number)
+        """Builds the loop's graph for the elements of `pipeline.distribute`, ahead of `run`."""
+        if isinstance(batches, tf.data.Iterator):  # what is for several devices has no spec
+            bounds = [tf.TensorSpec((), tf.int32)] * 3
+            self._loop.get_concrete_function(batches.element_spec, *bounds)
 
     def run(self, superbatch: tuple, base_step: int, first_step: int, last_step: int) -> LoopResult:
         """Trains on the steps first_step ... last_step - 1 of a superbatch.
 
-        Args:
-          superbatch: an element of `pipeline.distribute`.
-          base_step: the step that the superbatch begins at.
-          first_step: the first step to run.
-          last_step: the step after the last one to run.
+        This is an element of `pipeline.distribute`, which begins at the step base_step.
         """
         bounds = base_step, first_step - base_step, last_step - base_step
         totals = self._loop(superbatch, *(tf.constant(bound, tf.int32) for bound in bounds))

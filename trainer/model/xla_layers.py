@@ -51,8 +51,7 @@ class ConvMaxPool(layers.Conv2D):
 
     Made with the pool's strides=2 and an odd kernel size. im2col: the four positions of a pool see
     (size + 1)² pixels, so each such patch is multiplied by four copies of the kernel, one padded
-    for each position. Convolutions of one channel are slow on a CPU, and pooling after them reads
-    four times the numbers.
+    for each position. A CPU is slow in convolutions of one channel.
     """
 
     def call(self, inputs):
@@ -69,9 +68,9 @@ class ConvMaxPool(layers.Conv2D):
             for right in range(reach)
         ]
         patches = tf.reshape(tf.concat(patches, 3), (-1, (size + 1) ** 2))
-        kernel = tf.cast(self.kernel, inputs.dtype)
+        kernel = tf.cast(self.kernel, inputs.dtype)[:, :, 0]
         kernels = [
-            tf.pad(kernel[:, :, 0], ((down, 1 - down), (right, 1 - right), (0, 0)))
+            tf.pad(kernel, ((down, 1 - down), (right, 1 - right), (0, 0)))
             for down in (0, 1)
             for right in (0, 1)
         ]
@@ -84,8 +83,7 @@ class ConvMaxPool(layers.Conv2D):
 def sum_of_squares(tensor: tf.Tensor) -> tf.Tensor:
     """Returns the sum of squares, float32 (), of a tensor of any shape.
 
-    Parts of each axis are added as vectors first: XLA's own reduction on a CPU adds one number
-    after the other, and takes a fifth of a step of `mlp`.
+    Adds parts of each axis as vectors first: XLA's own reduction takes a fifth of a step of `mlp`.
     """
     squares = tf.square(tensor)
     for axis in range(len(tensor.shape) - 1):
