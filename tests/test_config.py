@@ -9,7 +9,7 @@ import pytest
 
 from trainer.config import Config, Scope
 from trainer.errors import UsageError
-from trainer.model.recipes import AUGMENTATIONS, RECIPES
+from trainer.recipes import AUGMENTATIONS, RECIPES
 
 
 @pytest.mark.parametrize("model", RECIPES)

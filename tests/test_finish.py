@@ -65,7 +65,7 @@ def test_without_validation_digits_the_recipes_temperature_stands_in(
         *(f"--data_dir={tiny_dir}", f"--model_dir={directory}"),
     )
     metrics = runs.metrics(directory)
-    from trainer.model.recipes import RECIPES
+    from trainer.recipes import RECIPES
 
     assert metrics["temperature"] == RECIPES["mlp"].temperature
     assert "recipe" in answer.out

@@ -11,10 +11,10 @@ from typing import Any
 
 from absl import flags
 
-from trainer.data.catalog import DATASETS
 from trainer.errors import UsageError
-from trainer.model.recipes import AUGMENTATIONS, RECIPES
+from trainer.recipes import AUGMENTATIONS, RECIPES
 
+DATASETS = ("auto", "mnist", "synthetic", "fashion_mnist")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from trainer.config import Config
 from trainer.errors import UsageError
-from trainer.model.recipes import RECIPES
+from trainer.recipes import RECIPES
 
 GPU_STEPS_PER_LOOP = 200
 

@@ -38,7 +38,7 @@ def load(
     published: Mapping[str, Published] = PUBLISHED,
     synthetic_examples: tuple[int, int] = (60_000, 10_000),
 ) -> Dataset:
-    """Returns the data set `name`, of `catalog.DATASETS`, from the first place that has it.
+    """Returns the data set `name`, of `config.DATASETS`, from the first place that has it.
 
     The places: `data_dir`; `$MNIST_DATA_DIR` (`$FASHION_MNIST_DATA_DIR`); Keras's cache; this
     project's cache; the download of what is `published` into it. Each of the first two counts

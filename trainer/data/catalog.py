@@ -7,9 +7,6 @@ import hashlib
 import os
 import pathlib
 
-# What --dataset takes.
-DATASETS = ("auto", "mnist", "synthetic", "fashion_mnist")
-
 # The same in every data set of this format, in the order of the fields of `trainer.data.Dataset`.
 FILE_NAMES = (
     "train-images-idx3-ubyte",

@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from trainer.model import xla_layers
-from trainer.model.recipes import RECIPES
+from trainer.recipes import RECIPES
 
 # A digit as it is, and moved by a pixel each way: (top, left) of crops of it in a 1-pixel margin.
 SHIFTS = (1, 1), (0, 1), (2, 1), (1, 0), (1, 2)
