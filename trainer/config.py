@@ -207,10 +207,7 @@ class Config:
         return {field.name: values[field.name] for field in chosen}
 
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
-        """Returns what makes this another run than `recorded` (what `to_dict` returned for that).
-
-        Each as `--flag=new (the run has old)`.
-        """
+        """Returns what makes this another run than that of `recorded`, a `to_dict`."""
         return [
             f"--{name}={value} (the run has {recorded.get(name)})"
             for name, value in self.within(Scope.RUN).items()

@@ -41,13 +41,7 @@ class ClusterError(TrainerError):
 
 
 class Interrupted(TrainerError):
-    """Somebody asked the run to stop, and its progress was saved first.
-
-    Args:
-      message: the line to show.
-      signal_number: the signal that asked; the exit code is 128 plus it, as shells have it (143
-        SIGTERM, 130 SIGINT).
-    """
+    """A signal asked the run to stop; the exit code is 128 plus its number (143 SIGTERM)."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)

@@ -28,16 +28,8 @@ def train(
 ) -> bool:
     """Trains from where `progress` stands to the end, or until a worker is asked to stop.
 
-    Args:
-      plan: of the run.
-      trainer: the model and its compiled loop.
-      batches: the superbatches from the one that holds step `progress.step` on.
-      progress: how far the run has come; grows.
-      checkpoints: where the chief saves progress.
-      reporter: what the console, the history and TensorBoard get; silent off the chief.
-      agreement: what the workers decide together.
-      stop: the signals that may end the run early.
-      clock: where the time goes.
+    `batches` are the superbatches from the one that holds step `progress.step` on; `progress`
+    grows; `reporter` and `checkpoints` are silent off the chief.
 
     Returns:
       Whether it came to the end. Either way a checkpoint of the last step is there.

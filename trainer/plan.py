@@ -1,7 +1,4 @@
-"""What a run does: what every `auto` became, its steps and epochs, the calls of its loop.
-
-Arithmetic only, no files and no devices.
-"""
+"""What a run does: what every `auto` became, its steps and epochs, the calls of its loop."""
 
 from __future__ import annotations
 
@@ -17,17 +14,11 @@ GPU_STEPS_PER_LOOP = 200
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """The facts about one replica's device that decide what `auto` becomes.
+    """The facts about one replica's device that decide what `auto` becomes."""
 
-    Attributes:
-      kind: `CPU` or `GPU`.
-      bfloat16: whether it multiplies bfloat16 matrices, and does not only emulate that.
-      compute_capability: of a GPU, for example (8, 0).
-    """
-
-    kind: str
-    bfloat16: bool = False
-    compute_capability: tuple[int, int] | None = None
+    kind: str  # CPU or GPU
+    bfloat16: bool = False  # whether it multiplies bfloat16 matrices, and does not only emulate it
+    compute_capability: tuple[int, int] | None = None  # of a GPU, for example (8, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,21 +32,13 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run does.
+    """What a run does."""
 
-    Attributes:
-      config: resolved, with the data set's and the directory's real names.
-      examples: training examples, without those held out.
-      precision: what the layers compute in: `float32`, `bfloat16` or `float16`.
-      jit_compile: what XLA compiles: the whole `loop`, each `step`'s gradient, or nothing (`off`).
-      steps_per_loop: training steps in a call of the compiled loop, and in a superbatch.
-    """
-
-    config: Config
-    examples: int
-    precision: str
-    jit_compile: str
-    steps_per_loop: int
+    config: Config  # resolved, with the data set's and the directory's real names
+    examples: int  # to train on, without those held out
+    precision: str  # what the layers compute in: float32, bfloat16 or float16
+    jit_compile: str  # what XLA compiles: the whole `loop`, each `step`'s gradient, nothing (`off`)
+    steps_per_loop: int  # training steps in a call of the compiled loop, and in a superbatch
 
     def epoch_end(self, epoch: int) -> int:
         """Returns the number of steps at the end of an epoch, counted from 1."""
@@ -96,11 +79,7 @@ class Plan:
 def make(
     config: Config, examples: int, hardware: Hardware, replicas: int, precision: str | None
 ) -> Plan:
-    """Returns the plan of a run with a resolved configuration.
-
-    `hardware` is that of each replica, `replicas` their number over all workers. A run that is
-    resumed keeps its `precision` on any machine.
-    """
+    """Returns the plan of a run; one that is resumed keeps its `precision` on any machine."""
     recipe = RECIPES[config.model]
     per_loop = recipe.cpu_steps_per_loop if hardware.kind == "CPU" else GPU_STEPS_PER_LOOP
     return Plan(
