@@ -16,10 +16,8 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 class Evaluation:
     """How a model answers n labelled digits, every digit counted once; n is at least 1.
 
-    Attributes:
-      labels: int64 [n].
-      probabilities: float64 [n, 10].
-      loss: mean cross-entropy of the probabilities, in nats.
+    `labels` are int64 [n], `probabilities` float64 [n, 10], `loss` is their mean cross-entropy in
+    nats.
     """
 
     labels: np.ndarray
@@ -71,12 +69,6 @@ class Evaluation:
         wrong = np.flatnonzero(self.probabilities.argmax(1) != self.labels)
         return wrong[np.argsort(-self.probabilities[wrong].max(1), kind="stable")]
 
-    @property
-    def by_class(self) -> np.ndarray:
-        """Each digit's examples, mistakes and most frequent wrong answer, int64 [10, 3]."""
-        wrong = self.confusion * (1 - np.eye(10, dtype=np.int64))
-        return np.stack([self.confusion.sum(1), wrong.sum(1), wrong.argmax(1)], 1)
-
 
 def evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> Evaluation:
     """Evaluates `logits / temperature`, float [n, 10], against labels, integers [n]."""
@@ -93,12 +85,9 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the temperature, between 0.05 and 20, that minimizes the cross-entropy.
 
+    `logits` are float [n, 10], of digits that were not trained on, `labels` integers [n].
     Temperature scaling: Guo et al., https://arxiv.org/abs/1706.04599, section 4.2. The
     cross-entropy has one minimum, since it is convex in 1 / temperature: golden-section search.
-
-    Args:
-      logits: float [n, 10], of digits that were not trained on.
-      labels: integers [n].
     """
 
     def loss(logarithm: float) -> float:

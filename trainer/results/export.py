@@ -9,6 +9,8 @@ import tensorflow as tf
 from trainer.model import networks
 from trainer.run import files
 
+_IMAGES = tf.TensorSpec((None, 28, 28), tf.uint8, name="images")
+_IMAGE_BYTES = tf.TensorSpec((None,), tf.string, name="image_bytes")
 _CHECKED_EXAMPLES = 64
 # Reading back runs the same kernels on other batch sizes, which may round differently; bfloat16
 # keeps 8 bits. A temperature below 1 widens the differences.
@@ -28,18 +30,14 @@ class Classifier(tf.Module):
         self._call, self._temperature = model, temperature
         self.weights = [variable.value for variable in model.variables]
 
-    @tf.function(
-        input_signature=[tf.TensorSpec((None, 28, 28), tf.uint8, name="images")], autograph=False
-    )
+    @tf.function(input_signature=[_IMAGES], autograph=False)
     def serving_default(self, images):
         """Answers for digits as MNIST holds them."""
         logits = networks.logits(self._call, images)
         probabilities = tf.nn.softmax(logits / self._temperature)
         return {"classes": tf.argmax(logits, 1), "probabilities": probabilities}
 
-    @tf.function(
-        input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False
-    )
+    @tf.function(input_signature=[_IMAGE_BYTES], autograph=False)
     def serving_bytes(self, image_bytes):
         """Answers for image files."""
         digit = tf.TensorSpec((28, 28), tf.uint8)
@@ -65,14 +63,9 @@ def publish(
 ) -> str:
     """Writes `directory`/<step>, in TensorFlow Serving's versioned layout, and returns its path.
 
-    Args:
-      model: from `networks.build`, its variables outside any strategy.
-      directory: the run's `saved_model`.
-      step: the global step, which is the version.
-      temperature: divides the logits.
-      images: uint8 [n, 28, 28] to compare answers on.
-      probabilities: float [n, 10], what the trained model answers at this temperature.
-      precision: what the model computes in.
+    `model` is from `networks.build`, its variables outside any strategy, and computes in
+    `precision`. `probabilities`, float [n, 10], are what the trained model answers to `images`,
+    uint8 [n, 28, 28], at this temperature.
 
     Raises:
       RuntimeError: what was written, read back, answers differently; nothing is published.
@@ -86,9 +79,7 @@ def publish(
         checked = slice(_CHECKED_EXAMPLES)
         difference = _difference(temporary, images[checked], probabilities[checked])
         if not difference <= _TOLERANCE[precision] * max(1, 1 / temperature):  # or not a number
-            raise RuntimeError(
-                f"the exported model's answers differ by {difference:.2g}; not published"
-            )
+            raise RuntimeError(f"the export's answers differ by {difference:.2g}; not published")
     return path
 
 

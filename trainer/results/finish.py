@@ -42,19 +42,26 @@ def finish(
     console.progress(1.0, "testing, exporting, drawing")
     config, images, labels = plan.config, dataset.test_images, dataset.test_labels
     logits = trainer.logits(images)
-    temperature = _temperature(plan, trainer, dataset)
+    temperature = RECIPES[config.model].temperature
+    if config.validation_examples:
+        held_out = trainer.logits(dataset.train_images[plan.examples :])
+        temperature = evaluation.fit_temperature(held_out, dataset.train_labels[plan.examples :])
     result = evaluation.evaluate(logits, labels, temperature)
     clock.lap("test")
     reporter.tested(progress, evaluation.evaluate(logits, labels))
-    reporter.close()
     clock.lap("summaries")
     # A copy, whose variables are outside the strategy.
     model = networks.build(config.model, precision=plan.precision, seed=config.seed)
     model.set_weights(trainer.model.get_weights())
-    versions = files.join(config.model_dir, run_directory.SAVED_MODEL)
-    checked = {"images": images, "probabilities": result.probabilities}
-    settings = {"temperature": temperature, "precision": plan.precision}
-    export.publish(model, versions, progress.step, **checked, **settings)
+    export.publish(
+        model,
+        files.join(config.model_dir, run_directory.SAVED_MODEL),
+        progress.step,
+        temperature=temperature,
+        images=images,
+        probabilities=result.probabilities,
+        precision=plan.precision,
+    )
     clock.lap("export")
     metrics = _metrics(plan, trainer, dataset, progress, result)
     metrics |= {"temperature": temperature, "resumed_from_step": resumed_from}
@@ -63,13 +70,6 @@ def finish(
     metrics |= {"wall_seconds": clock.total, "seconds": clock.seconds, "finished": True}
     run_directory.write_json(config.model_dir, run_directory.METRICS, metrics)
     _print_result(config, metrics, console)
-
-
-def _temperature(plan: Plan, trainer: Trainer, dataset: Dataset) -> float:
-    if not plan.config.validation_examples:
-        return RECIPES[plan.config.model].temperature
-    logits = trainer.logits(dataset.train_images[plan.examples :])
-    return evaluation.fit_temperature(logits, dataset.train_labels[plan.examples :])
 
 
 def _metrics(
@@ -129,11 +129,12 @@ def _print_result(config: Config, metrics: Mapping[str, Any], console: Console) 
         f"time    {metrics['train_seconds']:.1f} s training"
         f"{f' at {rate:,} digits/s' if rate else ''}, {metrics['wall_seconds']:.1f} s {whole}\n"
     )
-    outputs = "report.html, predictions.png, metrics.json, saved_model/"
-    console.line(f"Everything is in {config.model_dir}: {outputs}")
-    where = shlex.quote(config.model_dir)
-    runs = shlex.quote(os.path.dirname(config.model_dir) or config.model_dir)
     # This Python, whose environment need not be activated.
     python = shlex.quote(min(sys.executable, os.path.relpath(sys.executable), key=len))
-    console.line(f"  see the curves   {python} -m tensorboard.main --logdir {runs}")
-    console.line(f"  read your own    {python} -m trainer.predict --model_dir {where} image.png")
+    path = config.model_dir
+    where, runs = map(shlex.quote, (path, os.path.dirname(path) or path))
+    console.line(
+        f"Everything is in {path}: report.html, predictions.png, metrics.json, saved_model/\n"
+        f"  see the curves   {python} -m tensorboard.main --logdir {runs}\n"
+        f"  read your own    {python} -m trainer.predict --model_dir {where} image.png"
+    )

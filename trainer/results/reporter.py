@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import textwrap
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,32 +29,19 @@ _EMBEDDED = 500  # digits in the projector, whose file is text
 
 
 class SilentReporter:
-    """Reports nothing: the reporter of a worker that is not the chief, and the interface."""
+    """Reports nothing: what the workers other than the chief use."""
 
-    def start(self, devices: Devices, resumed_from: int | None) -> None:
-        """Called before the first step of this process."""
+    def ignore(self, *args: object, **named: object) -> None:
+        """Takes what `Reporter` would report."""
 
-    def input_digits(self, superbatch: tuple) -> None:
-        """Called with the first superbatch of a run, as the pipeline gives it."""
-
-    def loop_done(self, progress: Progress, result: LoopResult, *, seconds: float) -> None:
-        """Called after each call of the compiled loop, which took so many seconds."""
-
-    def epoch_done(self, progress: Progress, *, loss: float, accuracy: float) -> None:
-        """Called after each epoch with the means over its training steps."""
+    start = input_digits = loop_done = epoch_done = flush = ignore
 
     def profiling(self, call: Call) -> contextlib.AbstractContextManager:
         """Surrounds a call of the loop."""
         return contextlib.nullcontext()
 
-    def flush(self) -> None:
-        """Called before a checkpoint, so that a resumed run finds all that was reported."""
 
-    def close(self) -> None:
-        """Called at the end."""
-
-
-class Reporter(SilentReporter):
+class Reporter:
     """The chief's reporter of a run; a resumed one goes on from the step `resumed_from`."""
 
     def __init__(
@@ -75,15 +62,9 @@ class Reporter(SilentReporter):
         if resumed_from is not None:
             self._console.line(f"resumed at step {resumed_from:,}")
             return
-        path = files.join(self._plan.config.model_dir, run_directory.CONFIG)
-        record = json.loads(files.read_text(path) or "{}")
-        rows = [
-            f"| {section} | {name} | `{json.dumps(value)}` |"
-            for section, values in record.items()
-            for name, value in values.items()
-        ]
+        record = files.read_text(files.join(self._plan.config.model_dir, run_directory.CONFIG))
         with self._events.writer("train").as_default(0):
-            tf.summary.text("configuration", "\n".join(["| | | |", "| --- | --- | --- |", *rows]))
+            tf.summary.text("configuration", textwrap.indent(record, "    "))  # code in Markdown
             tf.summary.graph(self._trainer.inference_graph())
 
     def _print_plan(self, devices: Devices) -> None:
@@ -119,37 +100,25 @@ class Reporter(SilentReporter):
             f"epoch {self._plan.epoch_of(step - 1)}/{config.epochs}"
             f"  loss {result.loss:.4f}  accuracy {result.accuracy:.2%}  {rate:,.0f} digits/s",
         )
-        points = (
-            scalar_pb("loss", result.loss),
-            scalar_pb("accuracy", result.accuracy),
-            scalar_pb("gradient_norm", result.gradient_norm),
-            scalar_pb("learning_rate", float(self._trainer.learning_rate(step - 1))),
-            scalar_pb("examples_per_second", rate),
-        )
-        self._events.add("train", points, step)
+        values = {name: getattr(result, name) for name in ("loss", "accuracy", "gradient_norm")}
+        values["learning_rate"] = float(self._trainer.learning_rate(step - 1))
+        values["examples_per_second"] = rate
+        self._events.add("train", [scalar_pb(*value) for value in values.items()], step)
 
     def epoch_done(self, progress: Progress, *, loss: float, accuracy: float) -> None:
         """Validates, appends a row to the history, writes `history.csv`, prints a line."""
         config, step = self._plan.config, progress.step
         validated = self._validate(step) if config.validation_examples else None
-        weights = self._trainer.model.trainable_variables
-        kernels = [
-            histogram_pb(f"weights/{w.path}", w.numpy()) for w in weights if len(w.shape) > 1
-        ]
-        self._events.add("train", kernels, step)
+        kernels = [w for w in self._trainer.model.trainable_variables if len(w.shape) > 1]
+        histograms = [histogram_pb(f"weights/{w.path}", w.numpy()) for w in kernels]
+        self._events.add("train", histograms, step)
         epoch = self._plan.epoch_of(step - 1)
-        progress.history.append(
-            {
-                "epoch": epoch,
-                "step": step,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                "validation_loss": validated and validated.loss,
-                "validation_accuracy": validated and validated.accuracy,
-                "learning_rate": float(self._trainer.learning_rate(step - 1)),
-                "train_seconds": round(progress.train_seconds, 3),
-            }
-        )
+        row = {"epoch": epoch, "step": step, "train_loss": loss, "train_accuracy": accuracy}
+        row["validation_loss"] = validated and validated.loss
+        row["validation_accuracy"] = validated and validated.accuracy
+        row["learning_rate"] = float(self._trainer.learning_rate(step - 1))
+        row["train_seconds"] = round(progress.train_seconds, 3)
+        progress.history.append(row)
         run_directory.write_history(config.model_dir, progress.history)
         text = f"epoch {epoch}/{config.epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}"
         if validated:
@@ -164,7 +133,7 @@ class Reporter(SilentReporter):
         return result
 
     def _answers(self, part: str, images: np.ndarray, result: Evaluation, step: int) -> None:
-        points = scalar_pb("loss", result.loss), scalar_pb("accuracy", result.accuracy)
+        points = [scalar_pb(name, getattr(result, name)) for name in ("loss", "accuracy")]
         self._events.add(part, points, step)
         with self._events.writer(part).as_default(step):
             for tag, picture in figures.answer_pictures(images, result).items():
@@ -185,7 +154,7 @@ class Reporter(SilentReporter):
                 tf.profiler.experimental.stop()
 
     def tested(self, progress: Progress, result: Evaluation) -> None:
-        """Adds the result on the test digits (temperature 1), the projector, the HParams record."""
+        """Adds the test's result (temperature 1), projector, HParams record; closes the files."""
         images, labels = self._dataset.test_images, self._dataset.test_labels
         self._answers("test", images, result, progress.step)
         pixels = tf.cast(images[:_EMBEDDED], tf.float32) / 255
@@ -194,11 +163,8 @@ class Reporter(SilentReporter):
         rows = ["is\tread as", *(f"{label}\t{read}" for label, read in answers)]
         self._events.projector("test", features, images[:_EMBEDDED], rows)
         self._events.hyperparameters(self._plan.config)
+        self._events.close()
 
     def flush(self) -> None:
         """Writes TensorBoard's events to disk."""
         self._events.flush()
-
-    def close(self) -> None:
-        """Closes TensorBoard's files."""
-        self._events.close()
