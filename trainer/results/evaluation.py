@@ -1,7 +1,5 @@
 """Metrics of a classifier's logits: loss, accuracy, confusion, calibration, confidence interval."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -14,25 +12,22 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How a model answers n labelled digits, every digit counted once; n is at least 1.
+    """How a model answers n labelled digits, every digit counted once; n is at least 1."""
 
-    `labels` are int64 [n], `probabilities` float64 [n, 10], `loss` is their mean cross-entropy in
-    nats.
-    """
-
-    labels: np.ndarray
-    probabilities: np.ndarray
-    loss: float
+    labels: np.ndarray  # int64 [n]
+    probabilities: np.ndarray  # float64 [n, 10]
+    loss: float  # mean cross-entropy in nats
 
     @property
-    def mistakes(self) -> int:
-        """The number of wrong answers."""
-        return int((self.probabilities.argmax(1) != self.labels).sum())
+    def mistakes(self) -> np.ndarray:
+        """The indices of the wrong answers, the most confident first."""
+        wrong = np.flatnonzero(self.probabilities.argmax(1) != self.labels)
+        return wrong[np.argsort(-self.probabilities[wrong].max(1), kind="stable")]
 
     @property
     def accuracy(self) -> float:
         """The share of right answers."""
-        return (len(self.labels) - self.mistakes) / len(self.labels)
+        return (len(self.labels) - len(self.mistakes)) / len(self.labels)
 
     @property
     def confusion(self) -> np.ndarray:
@@ -42,10 +37,7 @@ class Evaluation:
 
     @property
     def reliability(self) -> np.ndarray:
-        """Confidence, accuracy and number of digits by bins of confidence, float64 [bins, 3].
-
-        15 bins of equal width, the empty ones left out.
-        """
+        """Confidence, accuracy and number of digits of 15 bins by confidence, float64 [n, 3]."""
         confidence = self.probabilities.max(1)
         right = self.probabilities.argmax(1) == self.labels
         bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
@@ -63,18 +55,11 @@ class Evaluation:
         confidence, accuracy, counts = self.reliability.T
         return float((counts * np.abs(accuracy - confidence)).sum() / counts.sum())
 
-    @property
-    def surest_mistakes(self) -> np.ndarray:
-        """The indices of all mistakes, the most confident first."""
-        wrong = np.flatnonzero(self.probabilities.argmax(1) != self.labels)
-        return wrong[np.argsort(-self.probabilities[wrong].max(1), kind="stable")]
-
 
 def evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> Evaluation:
     """Evaluates `logits / temperature`, float [n, 10], against labels, integers [n]."""
-    labels = np.asarray(labels, np.int64)
     loss = _cross_entropy(logits, labels, temperature)
-    return Evaluation(labels, softmax(logits, temperature), loss)
+    return Evaluation(labels.astype(np.int64), softmax(logits, temperature), loss)
 
 
 def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -85,9 +70,9 @@ def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the temperature, between 0.05 and 20, that minimizes the cross-entropy.
 
-    `logits` are float [n, 10], of digits that were not trained on, `labels` integers [n].
-    Temperature scaling: Guo et al., https://arxiv.org/abs/1706.04599, section 4.2. The
-    cross-entropy has one minimum, since it is convex in 1 / temperature: golden-section search.
+    `logits` are float [n, 10], of digits that were not trained on, `labels` integers [n]. Guo et
+    al., https://arxiv.org/abs/1706.04599, section 4.2. The cross-entropy is convex in
+    1 / temperature: golden-section search.
     """
 
     def loss(logarithm: float) -> float:

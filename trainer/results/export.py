@@ -1,7 +1,5 @@
 """The servable model: a SavedModel with preprocessing and temperature inside, checked first."""
 
-from __future__ import annotations
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -11,7 +9,7 @@ from trainer.run import files
 
 _IMAGES = tf.TensorSpec((None, 28, 28), tf.uint8, name="images")
 _IMAGE_BYTES = tf.TensorSpec((None,), tf.string, name="image_bytes")
-_CHECKED_EXAMPLES = 64
+_CHECKED = 64  # digits
 # Reading back runs the same kernels on other batch sizes, which may round differently; bfloat16
 # keeps 8 bits. A temperature below 1 widens the differences.
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -76,8 +74,7 @@ def publish(
     signatures = {name: getattr(classifier, name) for name in ("serving_default", "serving_bytes")}
     with files.replacing(path) as temporary:
         tf.saved_model.save(classifier, temporary, signatures=signatures)
-        checked = slice(_CHECKED_EXAMPLES)
-        difference = _difference(temporary, images[checked], probabilities[checked])
+        difference = _difference(temporary, images[:_CHECKED], probabilities[:_CHECKED])
         if not difference <= _TOLERANCE[precision] * max(1, 1 / temperature):  # or not a number
             raise RuntimeError(f"the export's answers differ by {difference:.2g}; not published")
     return path
@@ -87,9 +84,7 @@ def _difference(path: str, images: np.ndarray, probabilities: np.ndarray) -> flo
     """Returns the largest difference between a SavedModel's answers and `probabilities`."""
     signatures = tf.saved_model.load(path).signatures
     contents = tf.stack([tf.io.encode_png(image[..., None]) for image in images])
-    answers = (
-        signatures["serving_default"](images=tf.constant(images)),
-        signatures["serving_bytes"](image_bytes=contents),
-    )
+    answers = [signatures["serving_default"](images=tf.constant(images))]
+    answers += [signatures["serving_bytes"](image_bytes=contents)]
     found = np.stack([answer["probabilities"].numpy() for answer in answers])
     return float(np.abs(found - probabilities).max())

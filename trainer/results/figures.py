@@ -3,8 +3,6 @@
 Blue is right or training, orange is wrong or validation; text, line style or marker say the same.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,11 +49,11 @@ CAPTIONS = {
 
 def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
     """Returns a PNG of the first 30 test digits, uint8 [n, 28, 28], and the 30 surest mistakes."""
-    wrong = result.surest_mistakes
+    wrong, file = result.mistakes, io.BytesIO()
     which = "all" if len(wrong) <= 30 else "the 30 most confident of"
     sections = {"The first digits of the test set": np.arange(len(images))[:30]}
-    sections |= {f"Mistakes: {which} {len(wrong):,}": wrong[:30]} if len(wrong) else {}
-    file = io.BytesIO()
+    if len(wrong):
+        sections[f"Mistakes: {which} {len(wrong):,}"] = wrong[:30]
     with matplotlib.rc_context(_STYLE):
         figure = _digits(images, result, sections, columns=10, title=title, smooth=True)
         FigureCanvasAgg(figure).print_png(file, pil_kwargs={"compress_level": 3})
@@ -67,8 +65,8 @@ def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndar
     with matplotlib.rc_context(_STYLE):
         # Most of the time goes into text, so the matrix has the numbers of frequent mistakes only.
         drawn = {"confusion_matrix": _confusion(result.confusion, complete=False)}
-        if result.mistakes:
-            drawn["mistakes"] = _digits(images, result, {"": result.surest_mistakes[:8]}, columns=8)
+        if len(result.mistakes):
+            drawn["mistakes"] = _digits(images, result, {"": result.mistakes[:8]}, columns=8)
         canvases = {name: FigureCanvasAgg(figure) for name, figure in drawn.items()}
         for canvas in canvases.values():
             canvas.draw()
@@ -92,15 +90,14 @@ def report_figures(
 ) -> dict[str, str]:
     """Returns the figures of a run as SVG, by the names of `CAPTIONS`.
 
-    `history` has a row an epoch, as `history.csv`; `images` are test digits, uint8 [n, 28, 28], and
-    `result` is theirs.
+    `history` has the rows of `history.csv`, `images` are the test digits, uint8 [n, 28, 28].
     """
-    heading = "" if result.mistakes else "Not one mistake in the test set."
+    heading = "" if len(result.mistakes) else "Not one mistake in the test set."
     with matplotlib.rc_context(_STYLE):
         drawn = {
             "confusion_matrix": _confusion(result.confusion, complete=True),
             "history": _history(history),
-            "mistakes": _digits(images, result, {heading: result.surest_mistakes[:20]}, columns=5),
+            "mistakes": _digits(images, result, {heading: result.mistakes[:20]}, columns=5),
             "calibration": _calibration(result.reliability),
         }
         return {name: _svg(figure, CAPTIONS[name]) for name, figure in drawn.items()}
@@ -187,8 +184,7 @@ def _confusion(confusion: np.ndarray, *, complete: bool) -> Figure:
         axes.text(center, 44, digit, weight="bold", **_CENTERED)
         axes.text(44, center, digit, weight="bold", **_CENTERED)
         if complete:
-            text = f"{recall[digit]:.1%}"
-            axes.text(lines[-1] + 54, center, text, color=MUTED, ha="right", va="center")
+            axes.text(lines[-1] + 32, center, f"{recall[digit]:.1%}", color=MUTED, **_CENTERED)
     least = 1 if complete else max(1, wrong.max() / 3)
     for row, column in np.argwhere((confusion >= least) | diagonal & (confusion > 0)):
         color = "white" if row == column and recall[row] > 0.8 else INK
@@ -200,14 +196,12 @@ def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(_SIZE, dpi=_DPI)
     panels = figure.subplots(2, sharex=True)
     figure.subplots_adjust(left=0.12, right=0.97, top=0.94, bottom=0.1, hspace=0.3)
-    training = {"label": "training", "color": BLUE, "marker": "o"}
-    validation = {"label": "validation", "color": ORANGE, "marker": "s", "linestyle": "--"}
     epochs = [row["epoch"] for row in history]
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        for part, style in (("train", training), ("validation", validation)):
+        for part, color, line in (("train", BLUE, "o-"), ("validation", ORANGE, "s--")):
             values = [row[f"{part}_{name}"] for row in history]
             if values[-1] is not None:
-                axes.plot(epochs, values, markersize=4, **style)
+                axes.plot(epochs, values, line, color=color, markersize=4, label=part)
         axes.set_title(name.capitalize())
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     panels[0].legend()
@@ -226,7 +220,7 @@ def _calibration(reliability: np.ndarray) -> Figure:
     sizes = 15 + 200 * np.sqrt(counts / counts.sum())
     axes.scatter(confidence, accuracy, sizes, color=BLUE, label="digits; larger: more")
     axes.set(xlabel="confidence", ylabel="accuracy")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(loc="lower right", markerscale=0.5)
     return figure

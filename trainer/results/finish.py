@@ -1,12 +1,13 @@
 """What finishes a run: the test, the calibrated export, the report and `metrics.json`."""
 
-from __future__ import annotations
-
+import json
 import os
 import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from trainer.config import Config
 from trainer.data import Dataset
@@ -16,7 +17,7 @@ from trainer.model.trainer import Trainer
 from trainer.plan import Plan
 from trainer.process.clock import Clock
 from trainer.process.console import Console, counted
-from trainer.results import evaluation, export, report
+from trainer.results import evaluation, export, figures, report
 from trainer.results.evaluation import Evaluation
 from trainer.results.reporter import Reporter
 from trainer.run import directory as run_directory
@@ -34,7 +35,7 @@ def finish(
     clock: Clock,
     resumed_from: int | None,
 ) -> None:
-    """Tests once, then writes everything that is made of a trained model; closes the reporter.
+    """Tests once, then writes everything that is made of a trained model.
 
     All results are of the calibrated probabilities, as the export gives them, `test_loss` too; in
     TensorBoard the test's loss is of the logits as they are, to compare with the other curves.
@@ -65,7 +66,7 @@ def finish(
     clock.lap("export")
     metrics = _metrics(plan, trainer, dataset, progress, result)
     metrics |= {"temperature": temperature, "resumed_from_step": resumed_from}
-    report.write(config.model_dir, metrics, progress.history, images, result)
+    _write_pictures(config.model_dir, metrics, progress, images, result)
     clock.lap("pictures")
     metrics |= {"wall_seconds": clock.total, "seconds": clock.seconds, "finished": True}
     run_directory.write_json(config.model_dir, run_directory.METRICS, metrics)
@@ -90,7 +91,7 @@ def _metrics(
         "examples_test": count,
         "test_loss": result.loss,
         "test_accuracy": result.accuracy,
-        "test_accuracy_interval": evaluation.wilson_interval(count - result.mistakes, count),
+        "test_accuracy_interval": evaluation.wilson_interval(count - len(result.mistakes), count),
         "test_calibration_error": result.calibration_error,
         "validation_accuracy": progress.history[-1]["validation_accuracy"],
         "train_seconds": round(progress.train_seconds, 3),
@@ -101,6 +102,25 @@ def _metrics(
         "seed": config.seed,
         "weights_sha256": trainer.weights_sha256(),
     }
+
+
+def _write_pictures(
+    path: str,
+    metrics: Mapping[str, Any],
+    progress: Progress,
+    images: np.ndarray,
+    result: Evaluation,
+) -> None:
+    title = f"{metrics['model']} reads {result.accuracy:.2%} of {len(images):,} test digits right"
+    picture = figures.predictions(images, result, title=title)
+    files.write_bytes(files.join(path, run_directory.PREDICTIONS), picture)
+    drawn = figures.report_figures(progress.history, images, result)
+    files.make_directory(files.join(path, run_directory.FIGURES))
+    for name, svg in drawn.items():
+        files.write_text(files.join(path, run_directory.FIGURES, f"{name}.svg"), svg)
+    record = json.loads(files.read_text(files.join(path, run_directory.CONFIG)))
+    page = report.page(path, metrics, record, drawn)
+    files.write_text(files.join(path, run_directory.REPORT), page)
 
 
 def _print_result(config: Config, metrics: Mapping[str, Any], console: Console) -> None:

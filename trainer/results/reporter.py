@@ -1,10 +1,7 @@
 """What a run reports while it trains: console lines, `history.csv`, TensorBoard's curves."""
 
-from __future__ import annotations
-
 import contextlib
 import textwrap
-from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -34,11 +31,7 @@ class SilentReporter:
     def ignore(self, *args: object, **named: object) -> None:
         """Takes what `Reporter` would report."""
 
-    start = input_digits = loop_done = epoch_done = flush = ignore
-
-    def profiling(self, call: Call) -> contextlib.AbstractContextManager:
-        """Surrounds a call of the loop."""
-        return contextlib.nullcontext()
+    start = input_digits = loop_starts = loop_done = epoch_done = flush = ignore
 
 
 class Reporter:
@@ -91,12 +84,21 @@ class Reporter:
         with self._events.writer("train").as_default(0):
             tf.summary.image("input_digits", picture[None, ..., None])
 
+    def loop_starts(self, call: Call) -> None:
+        """Starts TensorFlow's profiler before the first step of `--profile`."""
+        profile = self._plan.config.profile
+        if profile and call.first == profile[0] - 1:
+            tf.profiler.experimental.start(files.join(self._directory, "train"))
+
     def loop_done(self, progress: Progress, result: LoopResult, *, seconds: float) -> None:
-        """Redraws the progress bar and adds a point to the training curves."""
-        config, step = self._plan.config, progress.step
+        """Redraws the progress bar, adds a point to the training curves, ends the profile."""
+        config, step, total = self._plan.config, progress.step, self._plan.total_steps
+        if config.profile and step == min(config.profile[1], total):
+            with contextlib.suppress(tf.errors.UnavailableError):  # resumed within the range
+                tf.profiler.experimental.stop()
         rate = result.steps * config.batch_size / seconds
         self._console.progress(
-            step / self._plan.total_steps,
+            step / total,
             f"epoch {self._plan.epoch_of(step - 1)}/{config.epochs}"
             f"  loss {result.loss:.4f}  accuracy {result.accuracy:.2%}  {rate:,.0f} digits/s",
         )
@@ -126,8 +128,8 @@ class Reporter:
         self._console.line(f"{text}   {progress.train_seconds:.1f} s")
 
     def _validate(self, step: int) -> Evaluation:
-        held_out = slice(self._plan.examples, None)
-        images, labels = self._dataset.train_images[held_out], self._dataset.train_labels[held_out]
+        images = self._dataset.train_images[self._plan.examples :]
+        labels = self._dataset.train_labels[self._plan.examples :]
         result = evaluation.evaluate(self._trainer.logits(images), labels)
         self._answers("validation", images, result, step)
         return result
@@ -139,22 +141,8 @@ class Reporter:
             for tag, picture in figures.answer_pictures(images, result).items():
                 tf.summary.image(tag, picture[None])
 
-    @contextlib.contextmanager
-    def profiling(self, call: Call) -> Iterator[None]:
-        """Runs TensorFlow's profiler from the first to the last step of `--profile`."""
-        steps = self._plan.config.profile
-        if not steps or not steps[0] - 1 <= call.first < steps[1]:
-            yield
-            return
-        if call.first == steps[0] - 1:
-            tf.profiler.experimental.start(files.join(self._directory, "train"))
-        yield
-        if call.last == min(steps[1], self._plan.total_steps):
-            with contextlib.suppress(tf.errors.UnavailableError):  # resumed within the range
-                tf.profiler.experimental.stop()
-
     def tested(self, progress: Progress, result: Evaluation) -> None:
-        """Adds the test's result (temperature 1), projector, HParams record; closes the files."""
+        """Adds the test's result (temperature 1), projector, HParams record, all on disk."""
         images, labels = self._dataset.test_images, self._dataset.test_labels
         self._answers("test", images, result, progress.step)
         pixels = tf.cast(images[:_EMBEDDED], tf.float32) / 255
@@ -163,7 +151,7 @@ class Reporter:
         rows = ["is\tread as", *(f"{label}\t{read}" for label, read in answers)]
         self._events.projector("test", features, images[:_EMBEDDED], rows)
         self._events.hyperparameters(self._plan.config)
-        self._events.close()
+        self.flush()
 
     def flush(self) -> None:
         """Writes TensorBoard's events to disk."""

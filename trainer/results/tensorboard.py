@@ -1,7 +1,5 @@
 """TensorBoard's event files of a run, their steps without overlap or gap after a resume."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import io
@@ -58,10 +56,9 @@ class EventFiles:
     def projector(
         self, part: str, features: np.ndarray, images: np.ndarray, labels: Sequence[str]
     ) -> None:
-        """Writes the projector's files beside the events of `part`, which are there already.
+        """Writes the projector's files beside the events of `part`.
 
-        `features` are float [n, m], `images` uint8 [n, 28, 28]; the first of the labels is their
-        heading.
+        `features` are float [n, m], `images` uint8 [n, 28, 28]; a heading is before the labels.
         """
         embedding = {
             "tensor_name": "last hidden layer",
@@ -85,8 +82,8 @@ class EventFiles:
     def hyperparameters(self, config: Config) -> None:
         """Writes the HParams page's record: the accuracies by what identifies the run.
 
-        One level above the parts: the page looks for a record's metrics in the directories below
-        it. For all runs it takes the domains that it finds first, so they name every choice.
+        The page looks for them in the directories below the record's, and takes the domains it
+        finds first for all runs, so they name every choice.
         """
         values = {"model": config.model, "epochs": config.epochs} | config.within(Scope.RUN)
         parsers = {each.name: each.metadata["parser"] for each in dataclasses.fields(config)}
@@ -95,9 +92,8 @@ class EventFiles:
             choices = getattr(parsers[name], "enum_values", None)
             domain = api.Discrete(choices) if choices else api.RealInterval(0.0, 1e9)
             columns.append(api.HParam(name, domain))
-        metrics = [
-            api.Metric("accuracy", part, f"{part} accuracy") for part in ("test", "validation")
-        ]
+        parts = "test", "validation"
+        metrics = [api.Metric("accuracy", part, f"{part} accuracy") for part in parts]
         keep_events(self._directory, -1)
         with tf.summary.create_file_writer(self._directory).as_default(0) as writer:
             api.hparams_config(columns, metrics)
@@ -108,11 +104,6 @@ class EventFiles:
         """Writes to disk what was added so far."""
         for writer in self._writers.values():
             writer.flush()
-
-    def close(self) -> None:
-        """Closes the files."""
-        for writer in self._writers.values():
-            writer.close()
 
 
 def keep_events(directory: str, last_step: int) -> None:
