@@ -1,5 +1,7 @@
 """The servable model: a SavedModel with preprocessing and temperature inside, checked first."""
 
+import os
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -51,15 +53,13 @@ def _decode(content):
 
 def publish(
     model: keras.Model,
-    directory: str,
-    step: int,
-    *,
+    path: str,
     temperature: float,
     images: np.ndarray,
     probabilities: np.ndarray,
     precision: str,
-) -> str:
-    """Writes `directory`/<step>, in TensorFlow Serving's versioned layout, and returns its path.
+) -> None:
+    """Writes the SavedModel `path`, which ends in a version as TensorFlow Serving's layout has it.
 
     `model` is from `networks.build`, its variables outside any strategy, and computes in
     `precision`. `probabilities`, float [n, 10], are what the trained model answers to `images`,
@@ -68,8 +68,7 @@ def publish(
     Raises:
       RuntimeError: what was written, read back, answers differently; nothing is published.
     """
-    path = files.join(directory, str(step))
-    files.make_directory(directory)
+    files.make_directory(os.path.dirname(path))
     classifier = Classifier(model, temperature)
     signatures = {name: getattr(classifier, name) for name in ("serving_default", "serving_bytes")}
     with files.replacing(path) as temporary:
@@ -77,7 +76,6 @@ def publish(
         difference = _difference(temporary, images[:_CHECKED], probabilities[:_CHECKED])
         if not difference <= _TOLERANCE[precision] * max(1, 1 / temperature):  # or not a number
             raise RuntimeError(f"the export's answers differ by {difference:.2g}; not published")
-    return path
 
 
 def _difference(path: str, images: np.ndarray, probabilities: np.ndarray) -> float:

@@ -1,7 +1,4 @@
-"""The pictures of a run: `predictions.png`, the report's figures as SVG, TensorBoard's pictures.
-
-Blue is right or training, orange is wrong or validation; text, line style or marker say the same.
-"""
+"""The pictures of a run: `predictions.png`, the report's figures as SVG, TensorBoard's pictures."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -18,14 +15,15 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from trainer.results.evaluation import Evaluation
 
-# Okabe and Ito's palette for every kind of colour vision: https://jfly.uni-koeln.de/color/
+# Okabe and Ito's palette for every kind of colour vision, https://jfly.uni-koeln.de/color/: blue is
+# right or training, orange wrong or validation; text, line style or marker say the same.
 INK, MUTED, LINE, BLUE, ORANGE = "#1b1b1b", "#595959", "#d9d9d9", "#0072B2", "#D55E00"
 _STYLE = {
     # Verdana has DejaVu's widths; a browser that has neither takes a narrower font.
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial", "sans-serif"],
     **{"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold"},
-    **{"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False},
-    **{"axes.grid": True, "axes.axisbelow": True, "legend.frameon": False},
+    **{"axes.titlelocation": "left", "axes.grid": True, "legend.frameon": False},
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
     **dict.fromkeys(("axes.edgecolor", "grid.color"), LINE),
     **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
@@ -67,10 +65,9 @@ def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndar
         drawn = {"confusion_matrix": _confusion(result.confusion, complete=False)}
         if len(result.mistakes):
             drawn["mistakes"] = _digits(images, result, {"": result.mistakes[:8]}, columns=8)
-        canvases = {name: FigureCanvasAgg(figure) for name, figure in drawn.items()}
-        for canvas in canvases.values():
-            canvas.draw()
-    return {name: np.asarray(canvas.buffer_rgba())[..., :3] for name, canvas in canvases.items()}
+        for figure in drawn.values():
+            FigureCanvasAgg(figure).draw()
+    return {name: np.asarray(f.canvas.buffer_rgba())[..., :3] for name, f in drawn.items()}
 
 
 def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) -> np.ndarray:
@@ -88,10 +85,7 @@ def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) 
 def report_figures(
     history: Sequence[Mapping[str, Any]], images: np.ndarray, result: Evaluation
 ) -> dict[str, str]:
-    """Returns the figures of a run as SVG, by the names of `CAPTIONS`.
-
-    `history` has the rows of `history.csv`, `images` are the test digits, uint8 [n, 28, 28].
-    """
+    """Returns SVG by the names of `CAPTIONS`; images are test digits, uint8 [n, 28, 28]."""
     heading = "" if len(result.mistakes) else "Not one mistake in the test set."
     with matplotlib.rc_context(_STYLE):
         drawn = {
@@ -160,8 +154,8 @@ def _digits(
             axes.text(x, y + edge + 6, text, va="top", color=color)
         top = bottom
     widths = [0.8 if color == LINE else 2.2 for color in colors]
-    outlines = {"facecolors": "none", "edgecolors": colors, "linewidths": widths}
-    axes.add_collection(PolyCollection(frames, **outlines), autolim=False)
+    outlines = PolyCollection(frames, facecolors="none", edgecolors=colors, linewidths=widths)
+    axes.add_collection(outlines, autolim=False)
     return figure
 
 
@@ -177,14 +171,14 @@ def _confusion(confusion: np.ndarray, *, complete: bool) -> Figure:
     lines = edge + np.arange(11) * cell
     colors = 1 - 0.85 * shares[..., None] * (1 - tints)
     axes.pcolormesh(lines, lines, colors, edgecolors="white", linewidth=2)
-    axes.text(edge + 5 * cell, 16, "read as", color=MUTED, **_CENTERED)
-    axes.text(16, edge + 5 * cell, "is", color=MUTED, **_CENTERED)
     centers = lines[:10] + cell / 2
+    axes.text(lines[5], 16, "read as", color=MUTED, **_CENTERED)
+    axes.text(16, lines[5], "is", color=MUTED, **_CENTERED)
     for digit, center in enumerate(centers):
         axes.text(center, 44, digit, weight="bold", **_CENTERED)
         axes.text(44, center, digit, weight="bold", **_CENTERED)
         if complete:
-            axes.text(lines[-1] + 32, center, f"{recall[digit]:.1%}", color=MUTED, **_CENTERED)
+            axes.text(lines[10] + 32, center, f"{recall[digit]:.1%}", color=MUTED, **_CENTERED)
     least = 1 if complete else max(1, wrong.max() / 3)
     for row, column in np.argwhere((confusion >= least) | diagonal & (confusion > 0)):
         color = "white" if row == column and recall[row] > 0.8 else INK
@@ -194,20 +188,21 @@ def _confusion(confusion: np.ndarray, *, complete: bool) -> Figure:
 
 def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(_SIZE, dpi=_DPI)
-    panels = figure.subplots(2, sharex=True)
-    figure.subplots_adjust(left=0.12, right=0.97, top=0.94, bottom=0.1, hspace=0.3)
+    room = {"left": 0.12, "right": 0.97, "top": 0.94, "bottom": 0.1, "hspace": 0.3}
+    panels = figure.subplots(2, sharex=True, gridspec_kw=room)
+    parts = {"training": ("train", BLUE, "o-"), "validation": ("validation", ORANGE, "s--")}
     epochs = [row["epoch"] for row in history]
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        for part, color, line in (("train", BLUE, "o-"), ("validation", ORANGE, "s--")):
+        for label, (part, color, line) in parts.items():
             values = [row[f"{part}_{name}"] for row in history]
             if values[-1] is not None:
-                axes.plot(epochs, values, line, color=color, markersize=4, label=part)
+                axes.plot(epochs, values, line, color=color, markersize=4, label=label)
         axes.set_title(name.capitalize())
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     panels[0].legend()
-    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
-    panels[1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     panels[1].set_xlabel("epoch")
+    panels[1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -54,15 +53,8 @@ def finish(
     # A copy, whose variables are outside the strategy.
     model = networks.build(config.model, precision=plan.precision, seed=config.seed)
     model.set_weights(trainer.model.get_weights())
-    export.publish(
-        model,
-        files.join(config.model_dir, run_directory.SAVED_MODEL),
-        progress.step,
-        temperature=temperature,
-        images=images,
-        probabilities=result.probabilities,
-        precision=plan.precision,
-    )
+    path = files.join(config.model_dir, run_directory.SAVED_MODEL, str(progress.step))
+    export.publish(model, path, temperature, images, result.probabilities, plan.precision)
     clock.lap("export")
     metrics = _metrics(plan, trainer, dataset, progress, result)
     metrics |= {"temperature": temperature, "resumed_from_step": resumed_from}
@@ -105,11 +97,7 @@ def _metrics(
 
 
 def _write_pictures(
-    path: str,
-    metrics: Mapping[str, Any],
-    progress: Progress,
-    images: np.ndarray,
-    result: Evaluation,
+    path: str, metrics: dict[str, Any], progress: Progress, images: np.ndarray, result: Evaluation
 ) -> None:
     title = f"{metrics['model']} reads {result.accuracy:.2%} of {len(images):,} test digits right"
     picture = figures.predictions(images, result, title=title)
@@ -123,7 +111,7 @@ def _write_pictures(
     files.write_text(files.join(path, run_directory.REPORT), page)
 
 
-def _print_result(config: Config, metrics: Mapping[str, Any], console: Console) -> None:
+def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> None:
     count, accuracy = metrics["examples_test"], metrics["test_accuracy"]
     low, high = metrics["test_accuracy_interval"]
     console.line(
@@ -136,24 +124,20 @@ def _print_result(config: Config, metrics: Mapping[str, Any], console: Console) 
             "        hardly better than guessing; try more --epochs, or a lower --learning_rate"
             f" than {config.learning_rate:g}"
         )
-    held_out = config.validation_examples
+    held_out, rate = config.validation_examples, metrics["examples_per_second"]
     origin = "fitted on the validation digits" if held_out else "the recipe's: no validation digits"
-    console.line(
-        f"calib   expected calibration error {metrics['test_calibration_error']:.2%} at temperature"
-        f" {metrics['temperature']:.3f}, {origin}"
-    )
-    rate = metrics["examples_per_second"]
+    speed = f" at {rate:,} digits/s" if rate else ""
     # A resumed run has trained before this process began.
     whole = "in all" if metrics["resumed_from_step"] is None else "since it was resumed"
-    console.line(
-        f"time    {metrics['train_seconds']:.1f} s training"
-        f"{f' at {rate:,} digits/s' if rate else ''}, {metrics['wall_seconds']:.1f} s {whole}\n"
-    )
+    path, parent = config.model_dir, os.path.dirname(config.model_dir)
+    where, runs = shlex.quote(path), shlex.quote(parent or path)
     # This Python, whose environment need not be activated.
     python = shlex.quote(min(sys.executable, os.path.relpath(sys.executable), key=len))
-    path = config.model_dir
-    where, runs = map(shlex.quote, (path, os.path.dirname(path) or path))
     console.line(
+        f"calib   expected calibration error {metrics['test_calibration_error']:.2%} at temperature"
+        f" {metrics['temperature']:.3f}, {origin}\n"
+        f"time    {metrics['train_seconds']:.1f} s training{speed},"
+        f" {metrics['wall_seconds']:.1f} s {whole}\n\n"
         f"Everything is in {path}: report.html, predictions.png, metrics.json, saved_model/\n"
         f"  see the curves   {python} -m tensorboard.main --logdir {runs}\n"
         f"  read your own    {python} -m trainer.predict --model_dir {where} image.png"

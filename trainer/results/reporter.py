@@ -62,19 +62,17 @@ class Reporter:
 
     def _print_plan(self, devices: Devices) -> None:
         plan, config, workers = self._plan, self._plan.config, len(devices.cluster.workers)
+        where = devices.kind if devices.replicas == 1 else f"{devices.replicas} x {devices.kind}"
+        where += f" of {workers} workers" if workers > 1 else ""
+        xla = "" if plan.jit_compile == "off" else ", XLA"
         self._console.line(
             f"data    {self._dataset.name}: {plan.examples:,} training,"
             f" {config.validation_examples:,} validation, {len(self._dataset.test_labels):,} test"
-            f" digits; {self._dataset.source}"
+            f" digits; {self._dataset.source}\n"
+            f"model   {config.model}, {plan.precision}{xla}, on {where};"
+            f" batches of {config.batch_size}, {plan.total_steps:,} steps\n"
+            f"run     {config.model_dir}"
         )
-        where = devices.kind if devices.replicas == 1 else f"{devices.replicas} x {devices.kind}"
-        self._console.line(
-            f"model   {config.model}, {plan.precision}"
-            f"{'' if plan.jit_compile == 'off' else ', XLA'}, on {where}"
-            f"{f' of {workers} workers' if workers > 1 else ''};"
-            f" batches of {config.batch_size}, {plan.total_steps:,} steps"
-        )
-        self._console.line(f"run     {config.model_dir}")
 
     def input_digits(self, superbatch: tuple) -> None:
         """Adds the first digits that this process's first replica trains on, augmented."""
@@ -119,8 +117,7 @@ class Reporter:
         row["validation_loss"] = validated and validated.loss
         row["validation_accuracy"] = validated and validated.accuracy
         row["learning_rate"] = float(self._trainer.learning_rate(step - 1))
-        row["train_seconds"] = round(progress.train_seconds, 3)
-        progress.history.append(row)
+        progress.history.append(row | {"train_seconds": round(progress.train_seconds, 3)})
         run_directory.write_history(config.model_dir, progress.history)
         text = f"epoch {epoch}/{config.epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}"
         if validated:
@@ -128,8 +125,8 @@ class Reporter:
         self._console.line(f"{text}   {progress.train_seconds:.1f} s")
 
     def _validate(self, step: int) -> Evaluation:
-        images = self._dataset.train_images[self._plan.examples :]
-        labels = self._dataset.train_labels[self._plan.examples :]
+        held_out = slice(self._plan.examples, None)
+        images, labels = self._dataset.train_images[held_out], self._dataset.train_labels[held_out]
         result = evaluation.evaluate(self._trainer.logits(images), labels)
         self._answers("validation", images, result, step)
         return result

@@ -67,8 +67,7 @@ class EventFiles:
             "metadata_path": "labels.tsv",
             "sprite": {"image_path": "digits.png", "single_image_dim": [28, 28]},
         }
-        sprite = figures.mosaic(images, columns=math.ceil(math.sqrt(len(images))))
-        table = io.BytesIO()
+        sprite, table = figures.mosaic(images, math.ceil(len(images) ** 0.5)), io.BytesIO()
         np.savetxt(table, features, fmt="%.4g", delimiter="\t")
         contents = {
             "features.tsv": table.getvalue(),
