@@ -187,7 +187,7 @@ def _train_and_finish(
         identity.record(plan, devices, dataset, resolved=trained)
     reporter = SilentReporter()
     if devices.cluster.is_chief:
-        reporter = Reporter(plan, trainer, dataset, console, resumed_from)
+        reporter = Reporter(plan, trainer, dataset, console)
     reporter.start(devices, resumed_from)
     clock.lap("model")
     datasets = pipeline.training_batches(

@@ -58,13 +58,9 @@ class Evaluation:
 
 def evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> Evaluation:
     """Evaluates `logits / temperature`, float [n, 10], against labels, integers [n]."""
+    probabilities = np.exp(_log_softmax(logits, temperature))
     loss = _cross_entropy(logits, labels, temperature)
-    return Evaluation(labels.astype(np.int64), softmax(logits, temperature), loss)
-
-
-def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Returns the probabilities of `logits / temperature`, float64 [n, 10]."""
-    return np.exp(_log_softmax(logits, temperature))
+    return Evaluation(labels.astype(np.int64), probabilities, loss)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -86,10 +82,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Returns the bounds of Wilson's score interval of a share; z = 1.96 is 95 %.
-
-    Wilson, https://doi.org/10.1080/01621459.1927.10502953.
-    """
+    """Returns Wilson's score interval, https://doi.org/10.1080/01621459.1927.10502953, 95 %."""
     share, spread = right / total, z * z / total
     center = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)

@@ -1,7 +1,5 @@
 """The servable model: a SavedModel with preprocessing and temperature inside, checked first."""
 
-import os
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -68,7 +66,6 @@ def publish(
     Raises:
       RuntimeError: what was written, read back, answers differently; nothing is published.
     """
-    files.make_directory(os.path.dirname(path))
     classifier = Classifier(model, temperature)
     signatures = {name: getattr(classifier, name) for name in ("serving_default", "serving_bytes")}
     with files.replacing(path) as temporary:

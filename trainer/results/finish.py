@@ -99,7 +99,8 @@ def _metrics(
 def _write_pictures(
     path: str, metrics: dict[str, Any], progress: Progress, images: np.ndarray, result: Evaluation
 ) -> None:
-    title = f"{metrics['model']} reads {result.accuracy:.2%} of {len(images):,} test digits right"
+    model, data = metrics["model"], metrics["dataset"]
+    title = f"{model} reads {result.accuracy:.2%} of {len(images):,} {data} test digits right"
     picture = figures.predictions(images, result, title=title)
     files.write_bytes(files.join(path, run_directory.PREDICTIONS), picture)
     drawn = figures.report_figures(progress.history, images, result)
@@ -107,8 +108,8 @@ def _write_pictures(
     for name, svg in drawn.items():
         files.write_text(files.join(path, run_directory.FIGURES, f"{name}.svg"), svg)
     record = json.loads(files.read_text(files.join(path, run_directory.CONFIG)))
-    page = report.page(path, metrics, record, drawn)
-    files.write_text(files.join(path, run_directory.REPORT), page)
+    content = report.page(path, metrics, record, drawn)
+    files.write_text(files.join(path, run_directory.REPORT), content)
 
 
 def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> None:

@@ -28,39 +28,25 @@ _EMBEDDED = 500  # digits in the projector, whose file is text
 class SilentReporter:
     """Reports nothing: what the workers other than the chief use."""
 
-    def ignore(self, *args: object, **named: object) -> None:
-        """Takes what `Reporter` would report."""
+    def start(self, *args: object, **named: object) -> None:
+        """Takes what `Reporter` would report, as the other methods do."""
 
-    start = input_digits = loop_starts = loop_done = epoch_done = flush = ignore
+    input_digits = loop_starts = loop_done = epoch_done = flush = start
 
 
 class Reporter:
-    """The chief's reporter of a run; a resumed one goes on from the step `resumed_from`."""
+    """The chief's reporter of a run; `start` comes first."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        trainer: Trainer,
-        dataset: Dataset,
-        console: Console,
-        resumed_from: int | None,
-    ):
+    def __init__(self, plan: Plan, trainer: Trainer, dataset: Dataset, console: Console):
         self._plan, self._trainer, self._dataset, self._console = plan, trainer, dataset, console
         self._directory = files.join(plan.config.model_dir, run_directory.TENSORBOARD)
-        self._events = EventFiles(self._directory, resumed_from)
 
     def start(self, devices: Devices, resumed_from: int | None) -> None:
-        """Prints what is trained on what; a new run's configuration and graph go to TensorBoard."""
-        self._print_plan(devices)
-        if resumed_from is not None:
-            self._console.line(f"resumed at step {resumed_from:,}")
-            return
-        record = files.read_text(files.join(self._plan.config.model_dir, run_directory.CONFIG))
-        with self._events.writer("train").as_default(0):
-            tf.summary.text("configuration", textwrap.indent(record, "    "))  # code in Markdown
-            tf.summary.graph(self._trainer.inference_graph())
+        """Prints what is trained on what; a new run's configuration and graph go to TensorBoard.
 
-    def _print_plan(self, devices: Devices) -> None:
+        A resumed run goes on from the step `resumed_from`, and events after it are dropped.
+        """
+        self._events = EventFiles(self._directory, resumed_from)
         plan, config, workers = self._plan, self._plan.config, len(devices.cluster.workers)
         where = devices.kind if devices.replicas == 1 else f"{devices.replicas} x {devices.kind}"
         where += f" of {workers} workers" if workers > 1 else ""
@@ -73,6 +59,13 @@ class Reporter:
             f" batches of {config.batch_size}, {plan.total_steps:,} steps\n"
             f"run     {config.model_dir}"
         )
+        if resumed_from is not None:
+            self._console.line(f"resumed at step {resumed_from:,}")
+            return
+        record = files.read_text(files.join(self._plan.config.model_dir, run_directory.CONFIG))
+        with self._events.writer("train").as_default(0):
+            tf.summary.text("configuration", textwrap.indent(record, "    "))  # code in Markdown
+            tf.summary.graph(self._trainer.inference_graph())
 
     def input_digits(self, superbatch: tuple) -> None:
         """Adds the first digits that this process's first replica trains on, augmented."""

@@ -28,7 +28,7 @@ class _FirstColumn(api.Discrete):
 class EventFiles:
     """Writers for `directory`/train, validation and test.
 
-    Drops the events after the step `resumed_from` (None: all), and the test's, which follow again.
+    The events after the step `resumed_from` (None: all) and all of the test are dropped.
     """
 
     def __init__(self, directory: str, resumed_from: int | None):
@@ -107,10 +107,8 @@ class EventFiles:
 
 def keep_events(directory: str, last_step: int) -> None:
     """Drops the events after `last_step`, and cut records, from the event files in `directory`."""
-    for name in files.names_in(directory):
-        if ".tfevents." not in name or ".partial-" in name:
-            continue
-        path = files.join(directory, name)
+    names = [name for name in files.names_in(directory) if ".tfevents." in name]
+    for path in (files.join(directory, name) for name in names):
         records = []
         with contextlib.suppress(tf.errors.DataLossError):  # the file ends within a record
             records.extend(tf.data.TFRecordDataset([path]).as_numpy_iterator())
