@@ -161,7 +161,7 @@ def _train_and_finish(
         # Whoever only writes the results may run elsewhere than where the run was trained.
         trained = recorded.resolved if resumed_from == plan.total_steps else None
         identity.record(plan, devices, dataset, resolved=trained)
-        reporter = Reporter(plan, trainer, dataset, console, resumed_from)
+        reporter = Reporter(plan, trainer, dataset, console)
     reporter.start(devices, resumed_from)
     clock.lap("model")
     datasets = pipeline.training_batches(

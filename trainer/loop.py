@@ -46,7 +46,8 @@ def train(
             if progress.step == 0:
                 reporter.input_digits(superbatch)
                 clock.lap("summaries")
-            with reporter.profiling(call), stall_guard(plan.config.stall_timeout_s):
+            reporter.loop_starts(call)
+            with stall_guard(plan.config.stall_timeout_s):
                 result = trainer.run(superbatch, call.base, call.first, call.last)
             seconds = clock.lap("training" if warm else "first_loop")
             _check_finite(plan, result)

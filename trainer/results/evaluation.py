@@ -1,7 +1,5 @@
 """Metrics of a classifier's logits: loss, accuracy, confusion, calibration, confidence interval."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 
@@ -14,27 +12,22 @@ _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How a model answers n labelled digits, every digit counted once; n is at least 1.
+    """How a model answers n labelled digits, every digit counted once; n is at least 1."""
 
-    Attributes:
-      labels: int64 [n].
-      probabilities: float64 [n, 10].
-      loss: mean cross-entropy of the probabilities, in nats.
-    """
-
-    labels: np.ndarray
-    probabilities: np.ndarray
-    loss: float
+    labels: np.ndarray  # int64 [n]
+    probabilities: np.ndarray  # float64 [n, 10]
+    loss: float  # mean cross-entropy in nats
 
     @property
-    def mistakes(self) -> int:
-        """The number of wrong answers."""
-        return int((self.probabilities.argmax(1) != self.labels).sum())
+    def mistakes(self) -> np.ndarray:
+        """The indices of the wrong answers, the most confident first."""
+        wrong = np.flatnonzero(self.probabilities.argmax(1) != self.labels)
+        return wrong[np.argsort(-self.probabilities[wrong].max(1), kind="stable")]
 
     @property
     def accuracy(self) -> float:
         """The share of right answers."""
-        return (len(self.labels) - self.mistakes) / len(self.labels)
+        return (len(self.labels) - len(self.mistakes)) / len(self.labels)
 
     @property
     def confusion(self) -> np.ndarray:
@@ -44,10 +37,7 @@ class Evaluation:
 
     @property
     def reliability(self) -> np.ndarray:
-        """Confidence, accuracy and number of digits by bins of confidence, float64 [bins, 3].
-
-        15 bins of equal width, the empty ones left out.
-        """
+        """Confidence, accuracy and number of digits of 15 bins by confidence, float64 [n, 3]."""
         confidence = self.probabilities.max(1)
         right = self.probabilities.argmax(1) == self.labels
         bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
@@ -65,40 +55,20 @@ class Evaluation:
         confidence, accuracy, counts = self.reliability.T
         return float((counts * np.abs(accuracy - confidence)).sum() / counts.sum())
 
-    @property
-    def surest_mistakes(self) -> np.ndarray:
-        """The indices of all mistakes, the most confident first."""
-        wrong = np.flatnonzero(self.probabilities.argmax(1) != self.labels)
-        return wrong[np.argsort(-self.probabilities[wrong].max(1), kind="stable")]
-
-    @property
-    def by_class(self) -> np.ndarray:
-        """Each digit's examples, mistakes and most frequent wrong answer, int64 [10, 3]."""
-        wrong = self.confusion * (1 - np.eye(10, dtype=np.int64))
-        return np.stack([self.confusion.sum(1), wrong.sum(1), wrong.argmax(1)], 1)
-
 
 def evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> Evaluation:
     """Evaluates `logits / temperature`, float [n, 10], against labels, integers [n]."""
-    labels = np.asarray(labels, np.int64)
+    probabilities = np.exp(_log_softmax(logits, temperature))
     loss = _cross_entropy(logits, labels, temperature)
-    return Evaluation(labels, softmax(logits, temperature), loss)
-
-
-def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Returns the probabilities of `logits / temperature`, float64 [n, 10]."""
-    return np.exp(_log_softmax(logits, temperature))
+    return Evaluation(labels.astype(np.int64), probabilities, loss)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the temperature, between 0.05 and 20, that minimizes the cross-entropy.
 
-    Temperature scaling: Guo et al., https://arxiv.org/abs/1706.04599, section 4.2. The
-    cross-entropy has one minimum, since it is convex in 1 / temperature: golden-section search.
-
-    Args:
-      logits: float [n, 10], of digits that were not trained on.
-      labels: integers [n].
+    `logits` are float [n, 10], of digits that were not trained on, `labels` integers [n]. Guo et
+    al., https://arxiv.org/abs/1706.04599, section 4.2. The cross-entropy is convex in
+    1 / temperature: golden-section search.
     """
 
     def loss(logarithm: float) -> float:
@@ -112,10 +82,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Returns the bounds of Wilson's score interval of a share; z = 1.96 is 95 %.
-
-    Wilson, https://doi.org/10.1080/01621459.1927.10502953.
-    """
+    """Returns Wilson's score interval, https://doi.org/10.1080/01621459.1927.10502953, 95 %."""
     share, spread = right / total, z * z / total
     center = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)

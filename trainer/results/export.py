@@ -1,7 +1,5 @@
 """The servable model: a SavedModel with preprocessing and temperature inside, checked first."""
 
-from __future__ import annotations
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -9,7 +7,9 @@ import tensorflow as tf
 from trainer.model import networks
 from trainer.run import files
 
-_CHECKED_EXAMPLES = 64
+_IMAGES = tf.TensorSpec((None, 28, 28), tf.uint8, name="images")
+_IMAGE_BYTES = tf.TensorSpec((None,), tf.string, name="image_bytes")
+_CHECKED = 64  # digits
 # Reading back runs the same kernels on other batch sizes, which may round differently; bfloat16
 # keeps 8 bits. A temperature below 1 widens the differences.
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -28,18 +28,14 @@ class Classifier(tf.Module):
         self._call, self._temperature = model, temperature
         self.weights = [variable.value for variable in model.variables]
 
-    @tf.function(
-        input_signature=[tf.TensorSpec((None, 28, 28), tf.uint8, name="images")], autograph=False
-    )
+    @tf.function(input_signature=[_IMAGES], autograph=False)
     def serving_default(self, images):
         """Answers for digits as MNIST holds them."""
         logits = networks.logits(self._call, images)
         probabilities = tf.nn.softmax(logits / self._temperature)
         return {"classes": tf.argmax(logits, 1), "probabilities": probabilities}
 
-    @tf.function(
-        input_signature=[tf.TensorSpec((None,), tf.string, name="image_bytes")], autograph=False
-    )
+    @tf.function(input_signature=[_IMAGE_BYTES], autograph=False)
     def serving_bytes(self, image_bytes):
         """Answers for image files."""
         digit = tf.TensorSpec((28, 28), tf.uint8)
@@ -55,49 +51,35 @@ def _decode(content):
 
 def publish(
     model: keras.Model,
-    directory: str,
-    step: int,
-    *,
+    path: str,
     temperature: float,
     images: np.ndarray,
     probabilities: np.ndarray,
     precision: str,
-) -> str:
-    """Writes `directory`/<step>, in TensorFlow Serving's versioned layout, and returns its path.
+) -> None:
+    """Writes the SavedModel `path`, which ends in a version as TensorFlow Serving's layout has it.
 
-    Args:
-      model: from `networks.build`, its variables outside any strategy.
-      directory: the run's `saved_model`.
-      step: the global step, which is the version.
-      temperature: divides the logits.
-      images: uint8 [n, 28, 28] to compare answers on.
-      probabilities: float [n, 10], what the trained model answers at this temperature.
-      precision: what the model computes in.
+    `model` is from `networks.build`, its variables outside any strategy, and computes in
+    `precision`. `probabilities`, float [n, 10], are what the trained model answers to `images`,
+    uint8 [n, 28, 28], at this temperature.
 
     Raises:
       RuntimeError: what was written, read back, answers differently; nothing is published.
     """
-    path = files.join(directory, str(step))
     classifier = Classifier(model, temperature)
     signatures = {name: getattr(classifier, name) for name in ("serving_default", "serving_bytes")}
     with files.replacing(path) as temporary:
         tf.saved_model.save(classifier, temporary, signatures=signatures)
-        checked = slice(_CHECKED_EXAMPLES)
-        difference = _difference(temporary, images[checked], probabilities[checked])
+        difference = _difference(temporary, images[:_CHECKED], probabilities[:_CHECKED])
         if not difference <= _TOLERANCE[precision] * max(1, 1 / temperature):  # or not a number
-            raise RuntimeError(
-                f"the exported model's answers differ by {difference:.2g}; not published"
-            )
-    return path
+            raise RuntimeError(f"the export's answers differ by {difference:.2g}; not published")
 
 
 def _difference(path: str, images: np.ndarray, probabilities: np.ndarray) -> float:
     """Returns the largest difference between a SavedModel's answers and `probabilities`."""
     signatures = tf.saved_model.load(path).signatures
     contents = tf.stack([tf.io.encode_png(image[..., None]) for image in images])
-    answers = (
-        signatures["serving_default"](images=tf.constant(images)),
-        signatures["serving_bytes"](image_bytes=contents),
-    )
+    answers = [signatures["serving_default"](images=tf.constant(images))]
+    answers += [signatures["serving_bytes"](image_bytes=contents)]
     found = np.stack([answer["probabilities"].numpy() for answer in answers])
     return float(np.abs(found - probabilities).max())

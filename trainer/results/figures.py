@@ -1,9 +1,4 @@
-"""The pictures of a run: `predictions.png`, the report's figures as SVG, TensorBoard's pictures.
-
-Blue is right or training, orange is wrong or validation; text, line style or marker say the same.
-"""
-
-from __future__ import annotations
+"""The pictures of a run: `predictions.png`, the report's figures as SVG, TensorBoard's pictures."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,6 +6,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize, to_rgb
@@ -19,43 +15,45 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from trainer.results.evaluation import Evaluation
 
-# Okabe and Ito's palette for every kind of colour vision: https://jfly.uni-koeln.de/color/
+# Okabe and Ito's palette for every kind of colour vision, https://jfly.uni-koeln.de/color/: blue is
+# right or training, orange wrong or validation; text, line style or marker say the same.
 INK, MUTED, LINE, BLUE, ORANGE = "#1b1b1b", "#595959", "#d9d9d9", "#0072B2", "#D55E00"
 _STYLE = {
     # Verdana has DejaVu's widths; a browser that has neither takes a narrower font.
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial", "sans-serif"],
     **{"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold"},
-    **{"axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False},
-    **{"axes.grid": True, "axes.axisbelow": True, "legend.frameon": False},
-    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), LINE),
+    **{"axes.titlelocation": "left", "axes.grid": True, "legend.frameon": False},
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), LINE),
     **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED),
     # Hinting takes a fifth of the time of a picture full of captions.
     **{"text.color": INK, "text.hinting": "none"},
     **{"svg.fonttype": "none", "svg.hashsalt": "number-recognition-trainer"},
 }
 _DPI = 100
-_SIZE = 5.2, 4.4  # inches of a figure: two side by side on a screen
+_SIZE = 5.2, 4.9  # inches of a figure: two side by side on a screen
+_CENTERED = {"ha": "center", "va": "center"}
 # A digit and its caption in a mosaic, in pixels of the digit; each is drawn three units wide.
 _CELL_WIDTH, _CELL_HEIGHT, _SCALE = 36, 41, 3
 
 CAPTIONS = {
-    "confusion_matrix": "What each digit was read as: rows are what it is, columns what was read.",
-    "history": "Loss, accuracy and learning rate by epoch.",
-    "per_class": "How many of each digit were read wrong, and what they were read as most often.",
-    "calibration": "How often the model is right, by its confidence.",
+    "confusion_matrix": "What each digit was read as, and how many of each were read right.",
+    "history": "Loss and accuracy by epoch.",
     "mistakes": "The most confident mistakes.",
+    "calibration": "How often the model is right, by its confidence.",
 }
 
 
 def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
     """Returns a PNG of the first 30 test digits, uint8 [n, 28, 28], and the 30 surest mistakes."""
-    wrong = result.surest_mistakes
+    wrong, file = result.mistakes, io.BytesIO()
     which = "all" if len(wrong) <= 30 else "the 30 most confident of"
     sections = {"The first digits of the test set": np.arange(len(images))[:30]}
-    sections |= {f"Mistakes: {which} {len(wrong):,}": wrong[:30]} if len(wrong) else {}
-    file = io.BytesIO()
+    if len(wrong):
+        sections[f"Mistakes: {which} {len(wrong):,}"] = wrong[:30]
     with matplotlib.rc_context(_STYLE):
-        figure = _digits(images, result, sections, columns=10, title=title)
+        figure = _digits(images, result, sections, columns=10, title=title, smooth=True)
         FigureCanvasAgg(figure).print_png(file, pil_kwargs={"compress_level": 3})
     return file.getvalue()
 
@@ -63,14 +61,13 @@ def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
 def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndarray]:
     """Returns TensorBoard's pictures, uint8 [h, w, 3]: confusion matrix, 8 surest mistakes."""
     with matplotlib.rc_context(_STYLE):
-        drawn = {"confusion_matrix": _confusion(result.confusion)}
-        if result.mistakes:
-            wrong = {"": result.surest_mistakes[:8]}
-            drawn["mistakes"] = _digits(images, result, wrong, columns=8)
-        canvases = {name: FigureCanvasAgg(figure) for name, figure in drawn.items()}
-        for canvas in canvases.values():
-            canvas.draw()
-    return {name: np.asarray(canvas.buffer_rgba())[..., :3] for name, canvas in canvases.items()}
+        # Most of the time goes into text, so the matrix has the numbers of frequent mistakes only.
+        drawn = {"confusion_matrix": _confusion(result.confusion, complete=False)}
+        if len(result.mistakes):
+            drawn["mistakes"] = _digits(images, result, {"": result.mistakes[:8]}, columns=8)
+        for figure in drawn.values():
+            FigureCanvasAgg(figure).draw()
+    return {name: np.asarray(f.canvas.buffer_rgba())[..., :3] for name, f in drawn.items()}
 
 
 def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) -> np.ndarray:
@@ -88,22 +85,14 @@ def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) 
 def report_figures(
     history: Sequence[Mapping[str, Any]], images: np.ndarray, result: Evaluation
 ) -> dict[str, str]:
-    """Returns the figures of a run as SVG, by the names of `CAPTIONS`.
-
-    Args:
-      history: a row an epoch, as in `history.csv`.
-      images: test digits, uint8 [n, 28, 28].
-      result: of these digits.
-    """
-    heading = "" if result.mistakes else "Not one mistake in the test set."
-    wrong = {heading: result.surest_mistakes[:24]}
+    """Returns SVG by the names of `CAPTIONS`; images are test digits, uint8 [n, 28, 28]."""
+    heading = "" if len(result.mistakes) else "Not one mistake in the test set."
     with matplotlib.rc_context(_STYLE):
         drawn = {
-            "confusion_matrix": _confusion(result.confusion),
+            "confusion_matrix": _confusion(result.confusion, complete=True),
             "history": _history(history),
-            "per_class": _per_class(result.by_class),
+            "mistakes": _digits(images, result, {heading: result.mistakes[:20]}, columns=5),
             "calibration": _calibration(result.reliability),
-            "mistakes": _digits(images, result, wrong, columns=6, interpolation="none"),
         }
         return {name: _svg(figure, CAPTIONS[name]) for name, figure in drawn.items()}
 
@@ -121,7 +110,7 @@ def percent(share: float) -> str:
     return f"{min(int(share * 100 + 0.5), 99 if share < 1 else 100)} %"
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Any]:
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """Returns a figure and axes without ticks, their unit a pixel at 100 dpi, y downwards."""
     figure = Figure((width / _DPI, height / _DPI), dpi=_DPI)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
@@ -136,15 +125,16 @@ def _digits(
     *,
     columns: int,
     title: str = "",
-    interpolation: str = "bicubic",
+    smooth: bool = False,
 ) -> Figure:
     """Draws framed, captioned digits: below each heading those of the indices."""
     width, height, edge = _CELL_WIDTH * _SCALE, _CELL_HEIGHT * _SCALE, 28 * _SCALE
     rows = sum(-(-len(chosen) // columns) for chosen in sections.values())
-    total = 6 + 54 * bool(title) + 40 * sum(map(bool, sections)) + rows * height
-    figure, axes = _canvas(columns * width, total)
+    top = 6 + 54 * bool(title)
+    figure, axes = _canvas(columns * width, top + 40 * sum(map(bool, sections)) + rows * height)
     axes.text(6, 40, title, size=15, weight="bold")
-    top, frames, colors, norm = 6 + 54 * bool(title), [], [], Normalize(0, 255)
+    style = {"norm": Normalize(0, 255), "interpolation": "bicubic" if smooth else "none"}
+    frames, colors = [], []
     for heading, chosen in sections.items():
         axes.text(6, top + 22, heading, size=11, color=MUTED)
         top += 40 * bool(heading)
@@ -152,101 +142,74 @@ def _digits(
         bottom = top + paper.shape[0] * _SCALE
         if len(chosen):
             extent = (6, 6 + columns * width, bottom, top)
-            axes.imshow(paper, "gray", norm=norm, extent=extent, interpolation=interpolation)
+            axes.imshow(paper, "gray", extent=extent, aspect="auto", **style)
         for place, example in enumerate(chosen):
             x, y = 6 + place % columns * width, top + place // columns * height
-            right, text = _caption(result, example)
+            answer, label = result.probabilities[example], result.labels[example]
+            right = answer.argmax() == label
             frames.append([(x, y), (x + edge, y), (x + edge, y + edge), (x, y + edge)])
             colors.append(LINE if right else ORANGE)
-            color, weight = (BLUE, "normal") if right else (ORANGE, "bold")
-            axes.text(x, y + edge + 5, text, va="top", color=color, weight=weight)
+            text = f"read {answer.argmax()} ({percent(float(answer.max()))})"
+            text, color = (text, BLUE) if right else (f"{text}\nis {label}", ORANGE)
+            axes.text(x, y + edge + 6, text, va="top", color=color)
         top = bottom
-    axes.set(xlim=(0, columns * width), ylim=(total, 0), aspect="auto")
     widths = [0.8 if color == LINE else 2.2 for color in colors]
-    style = {"facecolors": "none", "edgecolors": colors, "linewidths": widths}
-    axes.add_collection(PolyCollection(frames, **style), autolim=False)
+    outlines = PolyCollection(frames, facecolors="none", edgecolors=colors, linewidths=widths)
+    axes.add_collection(outlines, autolim=False)
     return figure
 
 
-def _caption(result: Evaluation, example: int) -> tuple[bool, str]:
-    answer, label = result.probabilities[example], result.labels[example]
-    text = f"read {answer.argmax()} ({percent(float(answer.max()))})"
-    return (True, text) if answer.argmax() == label else (False, f"{text}\nis {label}")
-
-
-def _confusion(confusion: np.ndarray) -> Figure:
+def _confusion(confusion: np.ndarray, *, complete: bool) -> Figure:
+    """Draws the matrix; `complete` with each class's accuracy and the numbers of rare mistakes."""
     cell, edge = 45, 60
     diagonal = np.eye(10, dtype=bool)
     wrong = np.where(diagonal, 0, confusion)
-    recall = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    recall = confusion.diagonal() / np.maximum(confusion.sum(1), 1)
     shares = np.where(diagonal, recall, np.sqrt(wrong / max(wrong.max(), 1)))
     tints = np.where(diagonal[..., None], to_rgb(BLUE), to_rgb(ORANGE))
-    figure, axes = _canvas(edge + 10 * cell + 10, edge + 10 * cell + 10)
+    figure, axes = _canvas(edge + 10 * cell + (60 if complete else 10), edge + 10 * cell + 10)
     lines = edge + np.arange(11) * cell
     colors = 1 - 0.85 * shares[..., None] * (1 - tints)
     axes.pcolormesh(lines, lines, colors, edgecolors="white", linewidth=2)
-    middle = {"ha": "center", "va": "center"}
-    axes.text(edge + 5 * cell, 16, "read as", color=MUTED, **middle)
-    axes.text(16, edge + 5 * cell, "is", color=MUTED, **middle)
     centers = lines[:10] + cell / 2
+    axes.text(lines[5], 16, "read as", color=MUTED, **_CENTERED)
+    axes.text(16, lines[5], "is", color=MUTED, **_CENTERED)
     for digit, center in enumerate(centers):
-        axes.text(center, 44, digit, weight="bold", **middle)
-        axes.text(44, center, digit, weight="bold", **middle)
-    for row, column in np.argwhere(confusion):
-        color = "white" if row == column and shares[row, column] > 0.8 else INK
-        count = confusion[row, column]
-        axes.text(centers[column], centers[row], count, color=color, **middle)
+        axes.text(center, 44, digit, weight="bold", **_CENTERED)
+        axes.text(44, center, digit, weight="bold", **_CENTERED)
+        if complete:
+            axes.text(lines[10] + 32, center, f"{recall[digit]:.1%}", color=MUTED, **_CENTERED)
+    least = 1 if complete else max(1, wrong.max() / 3)
+    for row, column in np.argwhere((confusion >= least) | diagonal & (confusion > 0)):
+        color = "white" if row == column and recall[row] > 0.8 else INK
+        axes.text(centers[column], centers[row], confusion[row, column], color=color, **_CENTERED)
     return figure
 
 
 def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
-    figure = Figure((_SIZE[0], 5.6), dpi=_DPI)
-    panels = figure.subplots(3, sharex=True)
-    figure.subplots_adjust(left=0.12, right=0.97, top=0.95, bottom=0.08, hspace=0.35)
-    curves = {
-        "Loss": ("train_loss", "validation_loss"),
-        "Accuracy": ("train_accuracy", "validation_accuracy"),
-        "Learning rate at the end of the epoch": ("learning_rate",),
-    }
-    training = {"label": "training", "color": BLUE, "marker": "o"}
-    validation = {"label": "validation", "color": ORANGE, "marker": "s", "linestyle": "--"}
-    epochs = [row["epoch"] for row in history]
-    for axes, (title, keys) in zip(panels, curves.items(), strict=True):
-        for key, style in zip(keys, (training, validation), strict=False):
-            if history[-1][key] is not None:
-                axes.plot(epochs, [row[key] for row in history], markersize=4, **style)
-        axes.set_title(title)
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    panels[0].legend()
-    panels[1].legend()
-    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
-    panels[2].xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    panels[2].set_xlabel("epoch")
-    return figure
-
-
-def _per_class(by_class: np.ndarray) -> Figure:
-    shares = by_class[:, 1] / np.maximum(by_class[:, 0], 1)
-    labels = [
-        f"{missed:,} of {examples:,}{f', most often read as {read}' if missed else ''}"
-        for examples, missed, read in by_class
-    ]
     figure = Figure(_SIZE, dpi=_DPI)
-    room = 2.4 * max(shares.max(), 0.005)  # for the labels
-    axes = figure.add_axes((0.06, 0.1, 0.92, 0.82), xlim=(0, room), title="Share read wrong")
-    axes.bar_label(axes.barh(range(10), shares, color=ORANGE, height=0.6), labels, padding=4)
-    axes.set_yticks(range(10), range(10))
-    axes.invert_yaxis()
-    axes.grid(False, axis="y")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    room = {"left": 0.12, "right": 0.97, "top": 0.94, "bottom": 0.1, "hspace": 0.3}
+    panels = figure.subplots(2, sharex=True, gridspec_kw=room)
+    parts = {"training": ("train", BLUE, "o-"), "validation": ("validation", ORANGE, "s--")}
+    epochs = [row["epoch"] for row in history]
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
+        for label, (part, color, line) in parts.items():
+            values = [row[f"{part}_{name}"] for row in history]
+            if values[-1] is not None:
+                axes.plot(epochs, values, line, color=color, markersize=4, label=label)
+        axes.set_title(name.capitalize())
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    panels[0].legend()
+    panels[1].set_xlabel("epoch")
+    panels[1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
 
 def _calibration(reliability: np.ndarray) -> Figure:
     confidence, accuracy, counts = reliability.T
     figure = Figure(_SIZE, dpi=_DPI)
-    axes = figure.add_axes((0.12, 0.12, 0.85, 0.85), xlim=(0, 1.04), ylim=(0, 1.04))
+    axes = figure.add_axes((0.13, 0.1, 0.84, 0.84), xlim=(0, 1.04), ylim=(0, 1.04))
     axes.plot([0, 1], [0, 1], "--", color=MUTED, label="as confident as right")
     axes.vlines(confidence, confidence, accuracy, colors=ORANGE, linewidth=2, label="gap")
     sizes = 15 + 200 * np.sqrt(counts / counts.sum())

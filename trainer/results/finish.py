@@ -1,22 +1,22 @@
 """What finishes a run: the test, the calibrated export, the report and `metrics.json`."""
 
-from __future__ import annotations
-
+import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from trainer.config import Config
 from trainer.data import Dataset
 from trainer.model import networks
+from trainer.recipes import RECIPES
 from trainer.model.trainer import Trainer
 from trainer.plan import Plan
 from trainer.process.clock import Clock
 from trainer.process.console import Console, counted
-from trainer.recipes import RECIPES
-from trainer.results import evaluation, export, report
+from trainer.results import evaluation, export, figures, report
 from trainer.results.evaluation import Evaluation
 from trainer.results.reporter import Reporter
 from trainer.run import directory as run_directory
@@ -34,7 +34,7 @@ def finish(
     clock: Clock,
     resumed_from: int | None,
 ) -> None:
-    """Tests once, then writes everything that is made of a trained model; closes the reporter.
+    """Tests once, then writes everything that is made of a trained model.
 
     All results are of the calibrated probabilities, as the export gives them, `test_loss` too; in
     TensorBoard the test's loss is of the logits as they are, to compare with the other curves.
@@ -42,34 +42,27 @@ def finish(
     console.progress(1.0, "testing, exporting, drawing")
     config, images, labels = plan.config, dataset.test_images, dataset.test_labels
     logits = trainer.logits(images)
-    temperature = _temperature(plan, trainer, dataset)
+    temperature = RECIPES[config.model].temperature
+    if config.validation_examples:
+        held_out = trainer.logits(dataset.train_images[plan.examples :])
+        temperature = evaluation.fit_temperature(held_out, dataset.train_labels[plan.examples :])
     result = evaluation.evaluate(logits, labels, temperature)
     clock.lap("test")
     reporter.tested(progress, evaluation.evaluate(logits, labels))
-    reporter.close()
     clock.lap("summaries")
     # A copy, whose variables are outside the strategy.
     model = networks.build(config.model, precision=plan.precision, seed=config.seed)
     model.set_weights(trainer.model.get_weights())
-    versions = files.join(config.model_dir, run_directory.SAVED_MODEL)
-    checked = {"images": images, "probabilities": result.probabilities}
-    settings = {"temperature": temperature, "precision": plan.precision}
-    export.publish(model, versions, progress.step, **checked, **settings)
+    path = files.join(config.model_dir, run_directory.SAVED_MODEL, str(progress.step))
+    export.publish(model, path, temperature, images, result.probabilities, plan.precision)
     clock.lap("export")
     metrics = _metrics(plan, trainer, dataset, progress, result)
     metrics |= {"temperature": temperature, "resumed_from_step": resumed_from}
-    report.write(config.model_dir, metrics, progress.history, images, result)
+    _write_pictures(config.model_dir, metrics, progress, images, result)
     clock.lap("pictures")
     metrics |= {"wall_seconds": clock.total, "seconds": clock.seconds, "finished": True}
     run_directory.write_json(config.model_dir, run_directory.METRICS, metrics)
     _print_result(config, metrics, console)
-
-
-def _temperature(plan: Plan, trainer: Trainer, dataset: Dataset) -> float:
-    if not plan.config.validation_examples:
-        return RECIPES[plan.config.model].temperature
-    logits = trainer.logits(dataset.train_images[plan.examples :])
-    return evaluation.fit_temperature(logits, dataset.train_labels[plan.examples :])
 
 
 def _metrics(
@@ -90,7 +83,7 @@ def _metrics(
         "examples_test": count,
         "test_loss": result.loss,
         "test_accuracy": result.accuracy,
-        "test_accuracy_interval": evaluation.wilson_interval(count - result.mistakes, count),
+        "test_accuracy_interval": evaluation.wilson_interval(count - len(result.mistakes), count),
         "test_calibration_error": result.calibration_error,
         "validation_accuracy": progress.history[-1]["validation_accuracy"],
         "train_seconds": round(progress.train_seconds, 3),
@@ -103,7 +96,22 @@ def _metrics(
     }
 
 
-def _print_result(config: Config, metrics: Mapping[str, Any], console: Console) -> None:
+def _write_pictures(
+    path: str, metrics: dict[str, Any], progress: Progress, images: np.ndarray, result: Evaluation
+) -> None:
+    model, data = metrics["model"], metrics["dataset"]
+    title = f"{model} reads {result.accuracy:.2%} of {len(images):,} {data} test digits right"
+    picture = figures.predictions(images, result, title=title)
+    files.write_bytes(files.join(path, run_directory.PREDICTIONS), picture)
+    drawn = figures.report_figures(progress.history, images, result)
+    for name, svg in drawn.items():
+        files.write_text(files.join(path, run_directory.FIGURES, f"{name}.svg"), svg)
+    record = json.loads(files.read_text(files.join(path, run_directory.CONFIG)))
+    content = report.page(path, metrics, record, drawn)
+    files.write_text(files.join(path, run_directory.REPORT), content)
+
+
+def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> None:
     count, accuracy = metrics["examples_test"], metrics["test_accuracy"]
     low, high = metrics["test_accuracy_interval"]
     console.line(
@@ -116,24 +124,21 @@ def _print_result(config: Config, metrics: Mapping[str, Any], console: Console) 
             "        hardly better than guessing; try more --epochs, or a lower --learning_rate"
             f" than {config.learning_rate:g}"
         )
-    held_out = config.validation_examples
+    held_out, rate = config.validation_examples, metrics["examples_per_second"]
     origin = "fitted on the validation digits" if held_out else "the recipe's: no validation digits"
-    console.line(
-        f"calib   expected calibration error {metrics['test_calibration_error']:.2%} at temperature"
-        f" {metrics['temperature']:.3f}, {origin}"
-    )
-    rate = metrics["examples_per_second"]
+    speed = f" at {rate:,} digits/s" if rate else ""
     # A resumed run has trained before this process began.
     whole = "in all" if metrics["resumed_from_step"] is None else "since it was resumed"
-    console.line(
-        f"time    {metrics['train_seconds']:.1f} s training"
-        f"{f' at {rate:,} digits/s' if rate else ''}, {metrics['wall_seconds']:.1f} s {whole}\n"
-    )
-    outputs = "report.html, predictions.png, metrics.json, saved_model/"
-    console.line(f"Everything is in {config.model_dir}: {outputs}")
-    where = shlex.quote(config.model_dir)
-    runs = shlex.quote(os.path.dirname(config.model_dir) or config.model_dir)
+    path, parent = config.model_dir, os.path.dirname(config.model_dir)
+    where, runs = shlex.quote(path), shlex.quote(parent or path)
     # This Python, whose environment need not be activated.
     python = shlex.quote(min(sys.executable, os.path.relpath(sys.executable), key=len))
-    console.line(f"  see the curves   {python} -m tensorboard.main --logdir {runs}")
-    console.line(f"  read your own    {python} -m trainer.predict --model_dir {where} image.png")
+    console.line(
+        f"calib   expected calibration error {metrics['test_calibration_error']:.2%} at temperature"
+        f" {metrics['temperature']:.3f}, {origin}\n"
+        f"time    {metrics['train_seconds']:.1f} s training{speed},"
+        f" {metrics['wall_seconds']:.1f} s {whole}\n\n"
+        f"Everything is in {path}: report.html, predictions.png, metrics.json, saved_model/\n"
+        f"  see the curves   {python} -m tensorboard.main --logdir {runs}\n"
+        f"  read your own    {python} -m trainer.predict --model_dir {where} image.png"
+    )

@@ -1,10 +1,7 @@
 """What a run reports while it trains: console lines, `history.csv`, TensorBoard's curves."""
 
-from __future__ import annotations
-
 import contextlib
-import json
-from collections.abc import Iterator
+import textwrap
 
 import numpy as np
 import tensorflow as tf
@@ -29,78 +26,46 @@ _EMBEDDED = 500  # digits in the projector, whose file is text
 
 
 class SilentReporter:
-    """Reports nothing: the reporter of a worker that is not the chief, and the interface."""
+    """Reports nothing: what the workers other than the chief use."""
 
-    def start(self, devices: Devices, resumed_from: int | None) -> None:
-        """Called before the first step of this process."""
+    def start(self, *args: object, **named: object) -> None:
+        """Takes what `Reporter` would report, as the other methods do."""
 
-    def input_digits(self, superbatch: tuple) -> None:
-        """Called with the first superbatch of a run, as the pipeline gives it."""
-
-    def loop_done(self, progress: Progress, result: LoopResult, *, seconds: float) -> None:
-        """Called after each call of the compiled loop, which took so many seconds."""
-
-    def epoch_done(self, progress: Progress, *, loss: float, accuracy: float) -> None:
-        """Called after each epoch with the means over its training steps."""
-
-    def profiling(self, call: Call) -> contextlib.AbstractContextManager:
-        """Surrounds a call of the loop."""
-        return contextlib.nullcontext()
-
-    def flush(self) -> None:
-        """Called before a checkpoint, so that a resumed run finds all that was reported."""
-
-    def close(self) -> None:
-        """Called at the end."""
+    input_digits = loop_starts = loop_done = epoch_done = flush = start
 
 
-class Reporter(SilentReporter):
-    """The chief's reporter of a run; a resumed one goes on from the step `resumed_from`."""
+class Reporter:
+    """The chief's reporter of a run; `start` comes first."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        trainer: Trainer,
-        dataset: Dataset,
-        console: Console,
-        resumed_from: int | None,
-    ):
+    def __init__(self, plan: Plan, trainer: Trainer, dataset: Dataset, console: Console):
         self._plan, self._trainer, self._dataset, self._console = plan, trainer, dataset, console
         self._directory = files.join(plan.config.model_dir, run_directory.TENSORBOARD)
-        self._events = EventFiles(self._directory, resumed_from)
 
     def start(self, devices: Devices, resumed_from: int | None) -> None:
-        """Prints what is trained on what; a new run's configuration and graph go to TensorBoard."""
-        self._print_plan(devices)
-        if resumed_from is not None:
-            self._console.line(f"resumed at step {resumed_from:,}")
-            return
-        path = files.join(self._plan.config.model_dir, run_directory.CONFIG)
-        record = json.loads(files.read_text(path) or "{}")
-        rows = [
-            f"| {section} | {name} | `{json.dumps(value)}` |"
-            for section, values in record.items()
-            for name, value in values.items()
-        ]
-        with self._events.writer("train").as_default(0):
-            tf.summary.text("configuration", "\n".join(["| | | |", "| --- | --- | --- |", *rows]))
-            tf.summary.graph(self._trainer.inference_graph())
+        """Prints what is trained on what; a new run's configuration and graph go to TensorBoard.
 
-    def _print_plan(self, devices: Devices) -> None:
+        A resumed run goes on from the step `resumed_from`, and events after it are dropped.
+        """
+        self._events = EventFiles(self._directory, resumed_from)
         plan, config, workers = self._plan, self._plan.config, len(devices.cluster.workers)
+        where = devices.kind if devices.replicas == 1 else f"{devices.replicas} x {devices.kind}"
+        where += f" of {workers} workers" if workers > 1 else ""
+        xla = "" if plan.jit_compile == "off" else ", XLA"
         self._console.line(
             f"data    {self._dataset.name}: {plan.examples:,} training,"
             f" {config.validation_examples:,} validation, {len(self._dataset.test_labels):,} test"
-            f" digits; {self._dataset.source}"
+            f" digits; {self._dataset.source}\n"
+            f"model   {config.model}, {plan.precision}{xla}, on {where};"
+            f" batches of {config.batch_size}, {plan.total_steps:,} steps\n"
+            f"run     {config.model_dir}"
         )
-        where = devices.kind if devices.replicas == 1 else f"{devices.replicas} x {devices.kind}"
-        self._console.line(
-            f"model   {config.model}, {plan.precision}"
-            f"{'' if plan.jit_compile == 'off' else ', XLA'}, on {where}"
-            f"{f' of {workers} workers' if workers > 1 else ''};"
-            f" batches of {config.batch_size}, {plan.total_steps:,} steps"
-        )
-        self._console.line(f"run     {config.model_dir}")
+        if resumed_from is not None:
+            self._console.line(f"resumed at step {resumed_from:,}")
+            return
+        record = files.read_text(files.join(self._plan.config.model_dir, run_directory.CONFIG))
+        with self._events.writer("train").as_default(0):
+            tf.summary.text("configuration", textwrap.indent(record, "    "))  # code in Markdown
+            tf.summary.graph(self._trainer.inference_graph())
 
     def input_digits(self, superbatch: tuple) -> None:
         """Adds the first digits that this process's first replica trains on, augmented."""
@@ -110,46 +75,42 @@ class Reporter(SilentReporter):
         with self._events.writer("train").as_default(0):
             tf.summary.image("input_digits", picture[None, ..., None])
 
+    def loop_starts(self, call: Call) -> None:
+        """Starts TensorFlow's profiler before the first step of `--profile`."""
+        profile = self._plan.config.profile
+        if profile and call.first == profile[0] - 1:
+            tf.profiler.experimental.start(files.join(self._directory, "train"))
+
     def loop_done(self, progress: Progress, result: LoopResult, *, seconds: float) -> None:
-        """Redraws the progress bar and adds a point to the training curves."""
-        config, step = self._plan.config, progress.step
+        """Redraws the progress bar, adds a point to the training curves, ends the profile."""
+        config, step, total = self._plan.config, progress.step, self._plan.total_steps
+        if config.profile and step == min(config.profile[1], total):
+            with contextlib.suppress(tf.errors.UnavailableError):  # resumed within the range
+                tf.profiler.experimental.stop()
         rate = result.steps * config.batch_size / seconds
         self._console.progress(
-            step / self._plan.total_steps,
+            step / total,
             f"epoch {self._plan.epoch_of(step - 1)}/{config.epochs}"
             f"  loss {result.loss:.4f}  accuracy {result.accuracy:.2%}  {rate:,.0f} digits/s",
         )
-        points = (
-            scalar_pb("loss", result.loss),
-            scalar_pb("accuracy", result.accuracy),
-            scalar_pb("gradient_norm", result.gradient_norm),
-            scalar_pb("learning_rate", float(self._trainer.learning_rate(step - 1))),
-            scalar_pb("examples_per_second", rate),
-        )
-        self._events.add("train", points, step)
+        values = {name: getattr(result, name) for name in ("loss", "accuracy", "gradient_norm")}
+        values["learning_rate"] = float(self._trainer.learning_rate(step - 1))
+        values["examples_per_second"] = rate
+        self._events.add("train", [scalar_pb(*value) for value in values.items()], step)
 
     def epoch_done(self, progress: Progress, *, loss: float, accuracy: float) -> None:
         """Validates, appends a row to the history, writes `history.csv`, prints a line."""
         config, step = self._plan.config, progress.step
         validated = self._validate(step) if config.validation_examples else None
-        weights = self._trainer.model.trainable_variables
-        kernels = [
-            histogram_pb(f"weights/{w.path}", w.numpy()) for w in weights if len(w.shape) > 1
-        ]
-        self._events.add("train", kernels, step)
+        kernels = [w for w in self._trainer.model.trainable_variables if len(w.shape) > 1]
+        histograms = [histogram_pb(f"weights/{w.path}", w.numpy()) for w in kernels]
+        self._events.add("train", histograms, step)
         epoch = self._plan.epoch_of(step - 1)
-        progress.history.append(
-            {
-                "epoch": epoch,
-                "step": step,
-                "train_loss": loss,
-                "train_accuracy": accuracy,
-                "validation_loss": validated and validated.loss,
-                "validation_accuracy": validated and validated.accuracy,
-                "learning_rate": float(self._trainer.learning_rate(step - 1)),
-                "train_seconds": round(progress.train_seconds, 3),
-            }
-        )
+        row = {"epoch": epoch, "step": step, "train_loss": loss, "train_accuracy": accuracy}
+        row["validation_loss"] = validated and validated.loss
+        row["validation_accuracy"] = validated and validated.accuracy
+        row["learning_rate"] = float(self._trainer.learning_rate(step - 1))
+        progress.history.append(row | {"train_seconds": round(progress.train_seconds, 3)})
         run_directory.write_history(config.model_dir, progress.history)
         text = f"epoch {epoch}/{config.epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}"
         if validated:
@@ -164,28 +125,14 @@ class Reporter(SilentReporter):
         return result
 
     def _answers(self, part: str, images: np.ndarray, result: Evaluation, step: int) -> None:
-        points = scalar_pb("loss", result.loss), scalar_pb("accuracy", result.accuracy)
+        points = [scalar_pb(name, getattr(result, name)) for name in ("loss", "accuracy")]
         self._events.add(part, points, step)
         with self._events.writer(part).as_default(step):
             for tag, picture in figures.answer_pictures(images, result).items():
                 tf.summary.image(tag, picture[None])
 
-    @contextlib.contextmanager
-    def profiling(self, call: Call) -> Iterator[None]:
-        """Runs TensorFlow's profiler from the first to the last step of `--profile`."""
-        steps = self._plan.config.profile
-        if not steps or not steps[0] - 1 <= call.first < steps[1]:
-            yield
-            return
-        if call.first == steps[0] - 1:
-            tf.profiler.experimental.start(files.join(self._directory, "train"))
-        yield
-        if call.last == min(steps[1], self._plan.total_steps):
-            with contextlib.suppress(tf.errors.UnavailableError):  # resumed within the range
-                tf.profiler.experimental.stop()
-
     def tested(self, progress: Progress, result: Evaluation) -> None:
-        """Adds the result on the test digits (temperature 1), the projector, the HParams record."""
+        """Adds the test's result (temperature 1), projector, HParams record, all on disk."""
         images, labels = self._dataset.test_images, self._dataset.test_labels
         self._answers("test", images, result, progress.step)
         pixels = tf.cast(images[:_EMBEDDED], tf.float32) / 255
@@ -194,11 +141,8 @@ class Reporter(SilentReporter):
         rows = ["is\tread as", *(f"{label}\t{read}" for label, read in answers)]
         self._events.projector("test", features, images[:_EMBEDDED], rows)
         self._events.hyperparameters(self._plan.config)
+        self.flush()
 
     def flush(self) -> None:
         """Writes TensorBoard's events to disk."""
         self._events.flush()
-
-    def close(self) -> None:
-        """Closes TensorBoard's files."""
-        self._events.close()

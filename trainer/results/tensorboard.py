@@ -1,8 +1,8 @@
 """TensorBoard's event files of a run, their steps without overlap or gap after a resume."""
 
-from __future__ import annotations
-
+import contextlib
 import dataclasses
+import io
 import math
 from collections.abc import Iterable, Sequence
 
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api
-from tensorboard.plugins.projector import metadata, projector_config_pb2
+from tensorboard.plugins.projector import ProjectorConfig, metadata
 
 from trainer.config import Config, Scope
 from trainer.results import figures
@@ -28,11 +28,7 @@ class _FirstColumn(api.Discrete):
 class EventFiles:
     """Writers for `directory`/train, validation and test.
 
-    Drops the events after the step that a run resumes at, and all of the test, which follows again.
-
-    Args:
-      directory: the run's `tensorboard`.
-      resumed_from: the last step whose events stay; None for none.
+    The events after the step `resumed_from` (None: all) and all of the test are dropped.
     """
 
     def __init__(self, directory: str, resumed_from: int | None):
@@ -60,36 +56,33 @@ class EventFiles:
     def projector(
         self, part: str, features: np.ndarray, images: np.ndarray, labels: Sequence[str]
     ) -> None:
-        """Writes the projector's files: features [n, features], digits uint8 [n, 28, 28], labels.
+        """Writes the projector's files beside the events of `part`.
 
-        The first line of the labels is their heading.
+        `features` are float [n, m], `images` uint8 [n, 28, 28]; a heading is before the labels.
         """
-        config = projector_config_pb2.ProjectorConfig()
-        embedding = config.embeddings.add(
-            tensor_name="last hidden layer",
-            tensor_shape=features.shape,
-            tensor_path="features.tsv",
-            metadata_path="labels.tsv",
-        )
-        embedding.sprite.image_path = "digits.png"
-        embedding.sprite.single_image_dim.extend([28, 28])
-        sprite = figures.mosaic(images, columns=math.ceil(math.sqrt(len(images))))
-        rows = ["\t".join(f"{value:.4g}" for value in row) for row in features.tolist()]
+        embedding = {
+            "tensor_name": "last hidden layer",
+            "tensor_shape": features.shape,
+            "tensor_path": "features.tsv",
+            "metadata_path": "labels.tsv",
+            "sprite": {"image_path": "digits.png", "single_image_dim": [28, 28]},
+        }
+        sprite, table = figures.mosaic(images, math.ceil(len(images) ** 0.5)), io.BytesIO()
+        np.savetxt(table, features, fmt="%.4g", delimiter="\t")
         contents = {
-            "features.tsv": "\n".join([*rows, ""]).encode(),
+            "features.tsv": table.getvalue(),
             "labels.tsv": "\n".join([*labels, ""]).encode(),
             "digits.png": tf.io.encode_png(sprite[..., None]).numpy(),
-            metadata.PROJECTOR_FILENAME: str(config).encode(),
+            metadata.PROJECTOR_FILENAME: str(ProjectorConfig(embeddings=[embedding])).encode(),
         }
-        directory = files.join(self._directory, part)
         for name, content in contents.items():
-            files.write_bytes(files.join(directory, name), content)
+            files.write_bytes(files.join(self._directory, part, name), content)
 
     def hyperparameters(self, config: Config) -> None:
         """Writes the HParams page's record: the accuracies by what identifies the run.
 
-        One level above the parts: the page looks for a record's metrics in the directories below
-        it. For all runs it takes the domains that it finds first, so they name every choice.
+        The page looks for them in the directories below the record's, and takes the domains it
+        finds first for all runs, so they name every choice.
         """
         values = {"model": config.model, "epochs": config.epochs} | config.within(Scope.RUN)
         parsers = {each.name: each.metadata["parser"] for each in dataclasses.fields(config)}
@@ -111,29 +104,18 @@ class EventFiles:
         for writer in self._writers.values():
             writer.flush()
 
-    def close(self) -> None:
-        """Closes the files."""
-        for writer in self._writers.values():
-            writer.close()
-
 
 def keep_events(directory: str, last_step: int) -> None:
     """Drops the events after `last_step`, and cut records, from the event files in `directory`."""
-    for name in files.names_in(directory):
-        if ".tfevents." not in name or ".partial-" in name:
-            continue
-        path = files.join(directory, name)
-        kept, complete = [], True
-        try:
-            for record in tf.data.TFRecordDataset([path]).as_numpy_iterator():
-                early = tf.compat.v1.Event.FromString(record).step <= last_step
-                kept += [record] * early
-                complete &= early
-        except tf.errors.DataLossError:  # the file ends within a record
-            complete = False
+    names = [name for name in files.names_in(directory) if ".tfevents." in name]
+    for path in (files.join(directory, name) for name in names):
+        records = []
+        with contextlib.suppress(tf.errors.DataLossError):  # the file ends within a record
+            records.extend(tf.data.TFRecordDataset([path]).as_numpy_iterator())
+        kept = [each for each in records if tf.compat.v1.Event.FromString(each).step <= last_step]
         if not kept:
             files.remove(path)
-        elif not complete:
-            with files.replacing(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
-                for record in kept:
-                    writer.write(record)
+            continue
+        with files.replacing(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
+            for record in kept:
+                writer.write(record)
