@@ -17,12 +17,12 @@ import sys
 from typing import Any
 
 import pytest
+import runs
 import yaml
 from absl import flags as absl_flags
 from cluster import wait_until
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / "scripts/cluster.py"
+SCRIPT = runs.ROOT / "scripts/cluster.py"
 KUBECTL = shutil.which("kubectl")
 TIMEOUT_S = 120  # bounds what takes a second, so that a failure is not a hang
 
@@ -103,18 +103,17 @@ class Cluster:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     @property
-    def _recorded(self) -> list[dict]:
-        file = self.directory / "calls"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-    @property
     def calls(self) -> list[str]:
-        return [call["line"] for call in self._recorded]
+        return [call["line"] for call in self._recorded()]
 
     @property
     def applied(self) -> list[dict]:
-        (text,) = [call["applied"] for call in self._recorded if "applied" in call]
+        (text,) = [call["applied"] for call in self._recorded() if "applied" in call]
         return list(yaml.safe_load_all(text))
+
+    def _recorded(self) -> list[dict]:
+        file = self.directory / "calls"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 @pytest.fixture
@@ -124,10 +123,7 @@ def cluster(tmp_path: pathlib.Path) -> Cluster:
 
 
 def dry_run(*arguments: str, script: pathlib.Path = SCRIPT) -> list[dict]:
-    command = [sys.executable, script, "submit", *arguments, "--name", "demo", "--dry-run"]
-    if "--" in arguments:
-        split = command.index("--")
-        command = [*command[:split], *command[-3:], *command[split:-3]]
+    command = [sys.executable, script, "submit", "--name=demo", "--dry-run", *arguments]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return list(yaml.safe_load_all(text))
 
@@ -137,8 +133,6 @@ def one(objects: list[dict], kind: str) -> dict:
     (only,) = [o for o in found if "tensorboard" not in o["metadata"]["name"]]
     return only
 
-
-# All commands
 
 COMMANDS = ("submit", "follow demo", "collect demo new", "monitor", "clean demo")
 
@@ -192,9 +186,6 @@ def test_what_cannot_be_is_refused_before_the_cluster_is_asked(line, words, clus
     assert (result.stdout, cluster.calls) == ("", [])
 
 
-# submit: what it renders
-
-
 def test_a_dry_run_prints_everything_and_asks_no_cluster(cluster: Cluster) -> None:
     result = cluster.run("submit", "multi-gpu", "--namespace", "1e3", "--dry-run")
     objects = list(yaml.safe_load_all(result.stdout))
@@ -212,9 +203,7 @@ def test_a_dry_run_prints_everything_and_asks_no_cluster(cluster: Cluster) -> No
 
 def test_flags_reach_absl_exactly_as_they_were_given(tmp_path) -> None:
     given = {
-        "plain": "5",
-        "spaces": "  two  words",
-        "quotes": """it's "quoted" \\ `here` $HOME ${HOME} $(pwd)""",
+        "quotes": """ it's "quoted" \\ `here` $HOME ${HOME} $(pwd)""",
         "yaml": "{a: [b]} # & * ! | > %",
         "unicode": "Größe ½",
         "empty": "",
@@ -238,7 +227,7 @@ def test_flags_reach_absl_exactly_as_they_were_given(tmp_path) -> None:
 
 def test_an_overlay_of_ones_own_is_found_by_its_name(tmp_path) -> None:
     for directory in ("k8s", "scripts"):
-        shutil.copytree(ROOT / directory, tmp_path / directory)
+        shutil.copytree(runs.ROOT / directory, tmp_path / directory)
     own = tmp_path / "k8s/overlays/mine"
     own.mkdir()
     (own / "kustomization.yaml").write_text(
@@ -257,12 +246,12 @@ def test_an_overlay_of_ones_own_is_found_by_its_name(tmp_path) -> None:
         assert container["image"] == image
 
 
-# submit: what it sends
-
-
-def test_what_is_sent_is_what_a_dry_run_prints(cluster: Cluster) -> None:
-    cluster.run("submit", "multi-worker", "--name", "demo", "--", "--epochs", "5")
-    assert cluster.applied == dry_run("multi-worker", "--", "--epochs", "5")
+def test_what_is_sent_is_what_a_dry_run_prints_and_to_the_same_namespace(cluster) -> None:
+    request = ("multi-worker", "--namespace", "digits", "--", "--epochs", "5")
+    cluster.run("submit", "--name=demo", *request)
+    assert cluster.applied == dry_run(*request)
+    asked = [call.split()[:2] for call in cluster.calls if not call.startswith("version")]
+    assert asked == [["--namespace", "digits"]] * 3
 
 
 def test_a_run_that_exists_is_left_alone(cluster: Cluster) -> None:
@@ -280,20 +269,9 @@ def test_a_volume_claim_that_exists_is_left_alone(overlay, warned, cluster) -> N
     assert cluster.applied == [o for o in dry_run(overlay) if o["kind"] != "PersistentVolumeClaim"]
 
 
-def test_every_question_names_the_namespace(cluster: Cluster) -> None:
-    cluster.run("submit", "--name", "demo", "--namespace", "digits")
-    asked = [call for call in cluster.calls if not call.startswith("version")]
-    assert [call.split()[:2] for call in asked] == [["--namespace", "digits"]] * 3
-
-
 def test_a_refusal_of_the_cluster_ends_a_submission(cluster: Cluster) -> None:
     cluster.on("apply", code=1, err="Error from server (Forbidden): no\n")
-    result = cluster.run("submit", "--name", "demo", "--follow", code=1)
-    assert "Forbidden" in result.stderr
-    assert "Submitted" not in result.stdout
-
-
-# follow
+    assert "Forbidden" in cluster.run("submit", "--follow", code=1).stderr
 
 
 def job(*conditions: tuple[str, str, str], **spec: str) -> dict:
@@ -305,9 +283,8 @@ def job(*conditions: tuple[str, str, str], **spec: str) -> dict:
 
 def pod(name: str, phase: str, code: int | None = None, waits: str = "", message: str = "") -> dict:
     """A pod of the run; those with later letters are younger."""
-    state: dict = {"waiting": {"reason": waits}} if waits else {}
-    if code is not None:
-        state = {"terminated": {"exitCode": code}}
+    state = {"waiting": {"reason": waits}} if waits else {}
+    state |= {} if code is None else {"terminated": {"exitCode": code}}
     status: dict = {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state}]}
     if message:
         status["conditions"] = [{"reason": "Unschedulable", "message": message}]
@@ -322,13 +299,9 @@ def pods(*items: dict) -> dict:
 RUNS, COMPLETE = job(), job(("Complete", "CompletionsReached", ""))
 
 
-@pytest.mark.parametrize(
-    "arguments", [["follow", "demo"], ["submit", "--name", "demo", "--follow"]], ids=lambda a: a[0]
-)
-def test_following_shows_one_log_after_the_other_and_leaves_with_0(arguments, cluster) -> None:
-    if arguments[0] == "submit":
-        cluster.on("^get job demo", times=1)
-    cluster.on("^get job demo", RUNS, times=3).on("^get job demo", COMPLETE)
+def test_following_shows_one_log_after_the_other_and_leaves_with_0(cluster: Cluster) -> None:
+    cluster.on("^get job demo", times=1).on("^get job demo", RUNS, times=3)
+    cluster.on("^get job demo", COMPLETE)
     failed, done = pod("demo-a", "Failed", 143), pod("demo-b", "Succeeded", 0)
     cluster.on("^get pods", pods(pod("demo-a", "Pending", waits="ContainerCreating")), times=1)
     cluster.on("^get pods", pods(pod("demo-a", "Running")), times=1)
@@ -336,22 +309,21 @@ def test_following_shows_one_log_after_the_other_and_leaves_with_0(arguments, cl
     cluster.on("^get pods", pods(done, failed))
     cluster.on("^logs .*pod/demo-a", "epoch 1\nsaved\n").on("^logs .*pod/demo-b", "epoch 2\n")
     cluster.on("^get pod demo-a", failed).on("^get pod demo-b", done)
-    result = cluster.run(*arguments)
+    result = cluster.run("submit", "--name", "demo", "--follow")
     assert result.stdout.splitlines()[-4:-1] == ["epoch 1", "saved", "epoch 2"]
     assert result.stderr.splitlines() == [
         "pod/demo-a waits: ContainerCreating",
         "pod/demo-a ended with 143",
         "pod/demo-b waits",
     ]
-    selectors = {call.split()[3] for call in cluster.calls if call.startswith("get pods")}
-    assert selectors == {"batch.kubernetes.io/job-name=demo"}
 
 
 def test_following_several_workers_shows_the_chief_alone(cluster: Cluster) -> None:
     cluster.on("^get job demo", COMPLETE | {"spec": {"completionMode": "Indexed"}})
     cluster.run("follow", "demo")
     (asked,) = [call for call in cluster.calls if call.startswith("get pods")]
-    assert "batch.kubernetes.io/job-name=demo,batch.kubernetes.io/job-completion-index=0" in asked
+    prefix = "batch.kubernetes.io/job-"
+    assert f" {prefix}name=demo,{prefix}completion-index=0 " in asked
 
 
 def test_a_log_that_was_cut_off_is_taken_up_where_it_was(cluster: Cluster) -> None:
@@ -367,10 +339,7 @@ def test_a_log_that_was_cut_off_is_taken_up_where_it_was(cluster: Cluster) -> No
 
 BACKOFF = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
 DEADLINE = ("DeadlineExceeded", "Job was active longer than specified deadline")
-POLICY = (
-    "PodFailurePolicy",
-    "Container trainer for pod x/demo-1 failed with exit code 3 matching FailJob rule at index 0",
-)
+POLICY = ("PodFailurePolicy", "Container trainer for pod x/demo-1 failed with exit code 3 matching")
 
 
 @pytest.mark.parametrize(
@@ -379,7 +348,6 @@ POLICY = (
         (POLICY, 138, 3),  # 138 is the chief's, when another worker found the data wrong
         (BACKOFF, 137, 137),
         (DEADLINE, None, 1),
-        (DEADLINE, 0, 1),
     ],
 )
 def test_a_failed_job_leaves_its_exit_code_and_reason(condition, last_exit, code, cluster) -> None:
@@ -426,9 +394,6 @@ def test_ctrl_c_ends_the_following_and_not_the_run(cluster: Cluster) -> None:
     assert not any("delete" in call for call in cluster.calls)
 
 
-# monitor
-
-
 def test_monitor_prints_the_address_once_it_is_forwarded(cluster: Cluster) -> None:
     cluster.on("^get deployment", BOARD)
     text = "Forwarding from 127.0.0.1:7000 -> 6006\nForwarding from [::1]:7000 -> 6006\n"
@@ -439,15 +404,11 @@ def test_monitor_prints_the_address_once_it_is_forwarded(cluster: Cluster) -> No
 
 
 def test_monitor_fails_without_a_run_and_where_the_port_is_taken(cluster: Cluster) -> None:
-    result = cluster.run("monitor", code=1)
-    assert result.stderr.startswith("error: no TensorBoard in this namespace")
+    assert "error: no TensorBoard in this namespace" in cluster.run("monitor", code=1).stderr
     cluster.on("^get deployment", BOARD)
     cluster.on("port-forward", code=1, err="unable to listen on port 6006\n")
-    result = cluster.run("monitor", code=1)
-    assert "unable to listen" in result.stderr
+    assert "unable to listen" in cluster.run("monitor", code=1).stderr
 
-
-# collect
 
 BOARD = {"spec": {"template": {"spec": {"containers": [{"image": "registry.example/digits:1"}]}}}}
 
@@ -456,18 +417,18 @@ BOARD = {"spec": {"template": {"spec": {"containers": [{"image": "registry.examp
 def finished(cluster: Cluster) -> Cluster:
     """A cluster on whose volume a run `demo` is finished; `young` and `nearly` are not."""
     cluster.on("^get deployment", BOARD)
-    for run, metrics in (("demo", "true"), ("nearly", "false"), ("young", None)):
+    for run in ("demo", "nearly", "young"):
         directory = cluster.directory / "outputs" / run
         (directory / "saved_model/7").mkdir(parents=True)
         (directory / "saved_model/7/saved_model.pb").write_bytes(b"\0\1\2")
-        if metrics:
-            (directory / "metrics.json").write_text(f'{{\n  "finished": {metrics}\n}}\n')
+        if run != "young":
+            (directory / "metrics.json").write_text(json.dumps({"finished": run == "demo"}))
     return cluster
 
 
 def test_collect_copies_a_finished_run_and_removes_its_pod(finished: Cluster, tmp_path) -> None:
     directory = tmp_path / "a new/place"
-    result = finished.run("collect", "demo", str(directory))
+    finished.run("collect", "demo", str(directory))
     assert (directory / "saved_model/7/saved_model.pb").read_bytes() == b"\0\1\2"
     assert (directory / "metrics.json").exists()
     assert [path.name for path in directory.parent.iterdir()] == ["place"]
@@ -479,37 +440,33 @@ def test_collect_copies_a_finished_run_and_removes_its_pod(finished: Cluster, tm
 
 @pytest.mark.parametrize(
     ("run", "words"),
-    [
-        ("young", "run 'young' has not finished"),
-        ("nearly", "run 'nearly' has not finished"),
-        ("nobody", "no run 'nobody' on the volume; there are: demo nearly young"),
-    ],
+    {
+        "young": "has not finished",
+        "nearly": "has not finished",
+        "nobody": "demo nearly young",
+    }.items(),
 )
 def test_collect_copies_nothing_but_a_finished_run(run, words, finished, tmp_path) -> None:
     result = finished.run("collect", run, str(tmp_path / "new"), code=1)
-    assert result.stderr.startswith(f"error: {words}")
+    assert re.match(f"error: .*run '{run}' .*{words}", result.stderr)
     assert not (tmp_path / "new").exists()
     assert finished.calls[-1].startswith("delete pod collector-")
 
 
-@pytest.mark.parametrize(
-    "reading", ['"$tar" "$@" | head -c 1000; exit 1', "$tar --exclude=*.pb $*"]
-)
+@pytest.mark.parametrize("reading", ["$tar $* | head -c 1000; exit 1", "$tar --exclude=*.pb $*"])
 def test_a_copy_that_breaks_off_leaves_nothing(reading: str, finished: Cluster, tmp_path) -> None:
     """Cut within a file, or between two files and called a success."""
     replace_tar(finished, f'case "$*" in *-cf*) {reading}; exit ;; esac; exec $tar "$@"')
-    result = finished.run("collect", "demo", str(tmp_path / "new"), code=1)
-    assert "Copied" not in result.stdout
+    finished.run("collect", "demo", str(tmp_path / "new"), code=1)
     assert not list(tmp_path.glob("new*"))
     assert finished.calls[-1].startswith("delete pod collector-")
 
 
 def test_a_copy_has_its_name_only_once_it_is_whole(finished: Cluster, tmp_path) -> None:
     """Also if it is killed: looked at when everything has been copied."""
-    new = tmp_path / "new"
-    replace_tar(finished, f'$tar "$@" && [ ! -e {new} ]')
-    result = finished.run("collect", "demo", str(new))
-    assert (new / "metrics.json").exists()
+    replace_tar(finished, f'$tar "$@" && [ ! -e {tmp_path}/new ]')
+    finished.run("collect", "demo", str(tmp_path / "new"))
+    assert (tmp_path / "new/metrics.json").exists()
 
 
 def replace_tar(cluster: Cluster, script: str) -> None:
@@ -518,15 +475,11 @@ def replace_tar(cluster: Cluster, script: str) -> None:
 
 
 def test_collect_says_why_the_volume_cannot_be_read(cluster: Cluster, tmp_path) -> None:
-    result = cluster.run("collect", "demo", str(tmp_path / "new"), code=1)
-    assert result.stderr.startswith("error: no run 'demo': nothing was ever submitted")
+    request = ("collect", "demo", str(tmp_path / "new"))
+    assert "error: no run 'demo': nothing was ever" in cluster.run(*request, code=1).stderr
     cluster.on("^get deployment", BOARD).on("^wait", code=1, err="timed out\n")
-    result = cluster.run("collect", "demo", str(tmp_path / "new"), code=1)
-    assert "error: the volume cannot be read" in result.stderr
+    assert "error: the volume cannot be read" in cluster.run(*request, code=1).stderr
     assert cluster.calls[-1].startswith("delete pod collector-")
-
-
-# clean
 
 
 def test_clean_removes_what_carries_the_runs_name_and_nothing_shared(cluster: Cluster) -> None:
