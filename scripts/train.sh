@@ -4,13 +4,9 @@
 set -euo pipefail
 # shellcheck source=scripts/venv.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/venv.sh"
-
-requirements=${REQUIREMENTS:-cpu}
 if [ -z "${REQUIREMENTS-}" ] && { is_installed gpu || nvidia-smi -L 2>/dev/null | grep -q GPU; }; then
-  requirements=gpu
+  REQUIREMENTS=gpu
 fi
-case $requirements in cpu | gpu) ;; *) die 2 "REQUIREMENTS must be cpu or gpu, not '$requirements'" ;; esac
-ensure_venv "$requirements"
+ensure_venv "${REQUIREMENTS:-cpu}"
 [ $# -gt 0 ] || set -- --epochs 5
-# -I: a directory `trainer` where this is called is not imported.
-exec "$venv/bin/python" -I -u -m trainer.task "$@"
+exec "$venv/bin/python" -I -u -m trainer.task "$@" # -I: not a `trainer` in the current directory

@@ -12,18 +12,17 @@ import re
 import shlex
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 from typing import Any
 
 import pytest
+import runs
 import yaml
 from absl import flags as absl_flags
 from cluster import wait_until
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / "scripts/cluster.py"
+SCRIPT = runs.ROOT / "scripts/cluster.py"
 KUBECTL = shutil.which("kubectl")
 TIMEOUT_S = 120  # bounds what takes a second, so that a failure is not a hang
 
@@ -67,12 +66,8 @@ class Cluster:
 
     def __init__(self, directory: pathlib.Path):
         self.directory = directory
-        stand_in = directory / "bin/kubectl"
-        stand_in.parent.mkdir()
-        stand_in.write_text(
-            STAND_IN.format(python=sys.executable, here=str(directory), kubectl=KUBECTL)
-        )
-        stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
+        text = STAND_IN.format(python=sys.executable, here=str(directory), kubectl=KUBECTL)
+        self.install("kubectl", text)
         self.answers: list[dict] = []
 
     def on(self, match: str, answer: Any = "", **more: Any) -> Cluster:
@@ -80,6 +75,13 @@ class Cluster:
         text = answer if isinstance(answer, str) else json.dumps(answer)
         self.answers.append({"match": match, "out": text, **more})
         return self
+
+    def install(self, program: str, text: str) -> None:
+        """Puts a program in front of those on PATH."""
+        path = self.directory / "bin" / program
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
 
     def start(self, *arguments: str) -> subprocess.Popen:
         (self.directory / "answers").write_text(json.dumps(self.answers))
@@ -93,24 +95,25 @@ class Cluster:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess:
+    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
+        """Runs a command to its end and checks its exit code."""
         process = self.start(*arguments)
         out, err = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == code, err
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     @property
-    def _recorded(self) -> list[dict]:
-        file = self.directory / "calls"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-    @property
     def calls(self) -> list[str]:
-        return [call["line"] for call in self._recorded]
+        return [call["line"] for call in self._recorded()]
 
     @property
     def applied(self) -> list[dict]:
-        (text,) = [call["applied"] for call in self._recorded if "applied" in call]
+        (text,) = [call["applied"] for call in self._recorded() if "applied" in call]
         return list(yaml.safe_load_all(text))
+
+    def _recorded(self) -> list[dict]:
+        file = self.directory / "calls"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 @pytest.fixture
@@ -119,142 +122,96 @@ def cluster(tmp_path: pathlib.Path) -> Cluster:
     return Cluster(tmp_path)
 
 
-def dry_run(*arguments: str) -> list[dict]:
-    command = [sys.executable, SCRIPT, "submit", *arguments[:1], "--dry-run", *arguments[1:]]
+def dry_run(*arguments: str, script: pathlib.Path = SCRIPT) -> list[dict]:
+    command = [sys.executable, script, "submit", "--name=demo", "--dry-run", *arguments]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return list(yaml.safe_load_all(text))
 
 
 def one(objects: list[dict], kind: str) -> dict:
-    (found,) = [
-        o for o in objects if o["kind"] == kind and "tensorboard" not in o["metadata"]["name"]
-    ]
-    return found
+    found = [o for o in objects if o["kind"] == kind]
+    (only,) = [o for o in found if "tensorboard" not in o["metadata"]["name"]]
+    return only
 
 
-# All commands
-
-COMMANDS = {
-    "submit": [],
-    "follow": ["demo"],
-    "collect": ["demo", "new"],
-    "monitor": [],
-    "clean": ["demo"],
-}
+COMMANDS = ("submit", "follow demo", "collect demo new", "monitor", "clean demo")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_says_how_to_call_it_and_needs_no_cluster(command: str, cluster: Cluster) -> None:
-    result = cluster.run(command, "--help")
-    assert result.returncode == 0
-    assert f"scripts/cluster.py {command}" in result.stdout
+def test_help_needs_no_cluster_and_without_one_a_command_says_so(command, cluster) -> None:
+    result = cluster.run(*command.split(), "--help")
+    assert f"scripts/cluster.py {command.split()[0]}" in result.stdout
     assert "--namespace NS" in result.stdout
     assert cluster.calls == []
+    cluster.on("^version", code=1, err="dial tcp: refused\n")
+    result = cluster.run(*command.split(), code=1)
+    assert re.fullmatch(r"error: no cluster answers .*refused\n", result.stderr)
+    assert len(cluster.calls) == 1
 
 
-def test_without_kubectl_or_pyyaml_it_is_one_line_that_says_what_to_do(tmp_path) -> None:
-    for option, words in (["-SE", "PyYAML"], ["-E", "https://kubernetes.io"]):
-        result = subprocess.run(
-            [sys.executable, option, SCRIPT, "monitor"],
-            env={"PATH": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 2
-        assert re.fullmatch(rf"error: .*{words}.*\n", result.stderr)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_without_a_cluster_it_says_so_in_one_line(command: str, tmp_path) -> None:
-    result = subprocess.run(
-        [sys.executable, SCRIPT, command, *COMMANDS[command]],
-        env={**os.environ, "KUBECONFIG": os.devnull},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    assert re.fullmatch(r"error: no cluster answers .*refused.*\n", result.stderr)
+@pytest.mark.parametrize(("option", "words"), [("-SE", "PyYAML"), ("-E", "https://kubernetes.io")])
+def test_without_kubectl_or_pyyaml_it_says_what_to_do(option, words, tmp_path) -> None:
+    command = [sys.executable, option, SCRIPT, "monitor"]
+    result = subprocess.run(command, env={"PATH": str(tmp_path)}, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert re.fullmatch(rf"error: .*{words}.*\n", result.stderr)
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("submit cpu gpu", "gpu"),
         ("submit tpu", "multi-worker"),  # among those there are
-        ("submit ../base", "'../base'"),
         ("submit --epochs=5", "--epochs=5"),
-        *(
-            (f"submit --name '{n}'", repr(n))
-            for n in ("Demo", "1a", "a-", "a.b", "../a", "a\nb", "")
-        ),
+        *((f"submit --name '{n}'", repr(n)) for n in ("Demo", "1a", "a-", "../a", "a\nb", "")),
         (f"submit --name {'d' * 51}", "up to 50"),
         ("submit --namespace a/b", "'a/b'"),
-        *((f"submit --image '{image}'", repr(image)) for image in ("a b", "name:")),
-        *((f"submit multi-worker --workers {n}", repr(n)) for n in ("0", "two", "1000")),
+        ("submit --image 'a b'", "'a b'"),
+        *((f"submit multi-worker --workers {n}", repr(n)) for n in ("0", "1000")),
         ("submit --workers 3", "multi-worker"),
         ("submit multi-worker --workers 7", "for example --batch_size=119"),
         ("submit multi-worker -- --batch_size=120 --batch_size 1", "for example --batch_size=2"),
-        ("submit -- five", "'five'"),
         ("submit -- --epochs=5 six", "'six'"),
         ("submit -- --model_dir=/x", "use --name"),
         ("submit -- --flagfile mine", "not on the cluster"),
         *((f"submit -- '--data_dir={path}'", "flag file") for path in ("a\nb", "a ")),
-        ("monitor demo", "demo"),
         ("monitor --port http", "'http'"),
-        ("collect demo", "directory"),
-        ("collect ../demo a", "'../demo'"),
         ("collect demo /", "exists already"),
         ("clean app=x", "'app=x'"),
         ("clean --all", "required"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_cluster_is_asked(line, words, cluster) -> None:
-    result = cluster.run(*shlex.split(line))
-    assert (result.returncode, result.stdout) == (2, "")
-    assert "error: " in result.stderr.splitlines()[-1]
+    result = cluster.run(*shlex.split(line), code=2)
     assert words in result.stderr.splitlines()[-1]
-    assert cluster.calls == []
-
-
-# submit: what it renders
+    assert (result.stdout, cluster.calls) == ("", [])
 
 
 def test_a_dry_run_prints_everything_and_asks_no_cluster(cluster: Cluster) -> None:
-    arguments = ("submit", "multi-worker", "--name", "demo", "--namespace", "1e3", "--dry-run")
-    result = cluster.run(*arguments)
-    assert result.returncode == 0, result.stderr
+    result = cluster.run("submit", "multi-gpu", "--namespace", "1e3", "--dry-run")
     objects = list(yaml.safe_load_all(result.stdout))
     assert {o["kind"] for o in objects} == {
         *("ConfigMap", "Deployment", "Job", "NetworkPolicy"),
         *("PersistentVolumeClaim", "Service", "ServiceAccount"),
     }
     assert {o["metadata"]["namespace"] for o in objects} == {"1e3"}
-    assert "default-run" not in result.stdout
     assert 'namespace: "1e3"' in result.stdout  # to kubectl's reader it is a number else
+    # Without a name a run is called after its overlay and the time.
+    assert re.fullmatch(r"multi-gpu-\d{8}-\d{6}", one(objects, "Job")["metadata"]["name"])
+    assert "default-run" not in result.stdout
     assert cluster.calls == []
 
 
 def test_flags_reach_absl_exactly_as_they_were_given(tmp_path) -> None:
     given = {
-        "plain": "5",
-        "spaces": "  two  words",
-        "equals": "a=b=c",
-        "quotes": """it's "quoted" \\ `here` $HOME ${HOME} $(pwd)""",
+        "quotes": """ it's "quoted" \\ `here` $HOME ${HOME} $(pwd)""",
         "yaml": "{a: [b]} # & * ! | > %",
         "unicode": "Größe ½",
         "empty": "",
-        "dashes": "--looks=like a flag",
         "negative": "-1",
         "apart": "value",
     }
     arguments = [f"--{name}={value}" for name, value in given.items() if name != "apart"]
-    objects = dry_run(
-        "cpu", "--name", "demo", "--", *arguments, "--apart", "value", "--switch", "--noother"
-    )
-
+    objects = dry_run("cpu", "--", *arguments, "--apart", "value", "--switch", "--noother")
     values = absl_flags.FlagValues()
     for name in ["model_dir", *given]:
         absl_flags.DEFINE_string(name, None, name, flag_values=values)
@@ -268,26 +225,9 @@ def test_flags_reach_absl_exactly_as_they_were_given(tmp_path) -> None:
     assert (values["switch"].value, values["other"].value) == (True, False)
 
 
-@pytest.mark.parametrize(
-    "image",
-    ["registry.example:5000/team/digits:1.2", "digits", f"r.example/digits@sha256:{'a' * 64}"],
-)
-def test_the_image_is_that_of_every_container(image: str) -> None:
-    objects = dry_run("gpu", "--name", "demo", "--image", image)
-    templates = [
-        o["spec"]["template"]["spec"] for o in objects if o["kind"] in ("Job", "Deployment")
-    ]
-    assert [c["image"] for spec in templates for c in spec["containers"]] == [image, image]
-
-
-def test_without_a_name_a_run_is_called_after_its_overlay_and_the_time() -> None:
-    name = one(dry_run("multi-gpu"), "Job")["metadata"]["name"]
-    assert re.fullmatch(r"multi-gpu-\d{8}-\d{6}", name)
-
-
 def test_an_overlay_of_ones_own_is_found_by_its_name(tmp_path) -> None:
     for directory in ("k8s", "scripts"):
-        shutil.copytree(ROOT / directory, tmp_path / directory)
+        shutil.copytree(runs.ROOT / directory, tmp_path / directory)
     own = tmp_path / "k8s/overlays/mine"
     own.mkdir()
     (own / "kustomization.yaml").write_text(
@@ -295,72 +235,43 @@ def test_an_overlay_of_ones_own_is_found_by_its_name(tmp_path) -> None:
         "components: [../../components/spot, ../../components/kueue]\n"
         "images: [{name: number-recognition, newName: mine}]\n"
     )
+    image = f"r.example:5000/digits@sha256:{'a' * 64}"
     script = tmp_path / "scripts/cluster.py"
-    arguments = ("--name", "demo", "--dry-run", "--workers", "4", "--image", "other:1")
-    text = subprocess.run(
-        [sys.executable, script, "submit", "mine", *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    job = one(list(yaml.safe_load_all(text)), "Job")
+    objects = dry_run("mine", "--workers", "4", "--image", image, script=script)
+    job = one(objects, "Job")
     assert job["spec"]["suspend"] is True
     assert job["spec"]["completions"] == 4
-    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "other:1"
+    for each in (job, *(o for o in objects if o["kind"] == "Deployment")):
+        (container,) = each["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == image
 
 
-# submit: what it sends
-
-
-def test_what_is_sent_is_what_a_dry_run_prints(cluster: Cluster) -> None:
-    result = cluster.run("submit", "multi-worker", "--name", "demo", "--", "--epochs", "5")
-    assert result.returncode == 0, result.stderr
-    assert cluster.applied == dry_run("multi-worker", "--name", "demo", "--", "--epochs", "5")
-    assert "collect demo DIR" in result.stdout
+def test_what_is_sent_is_what_a_dry_run_prints_and_to_the_same_namespace(cluster) -> None:
+    request = ("multi-worker", "--namespace", "digits", "--", "--epochs", "5")
+    cluster.run("submit", "--name=demo", *request)
+    assert cluster.applied == dry_run(*request)
+    asked = [call.split()[:2] for call in cluster.calls if not call.startswith("version")]
+    assert asked == [["--namespace", "digits"]] * 3
 
 
 def test_a_run_that_exists_is_left_alone(cluster: Cluster) -> None:
     cluster.on("^get job demo", job())
-    result = cluster.run("submit", "--name", "demo")
-    assert result.returncode == 2
+    result = cluster.run("submit", "--name", "demo", code=2)
     assert result.stderr.startswith("error: run 'demo' exists already")
     assert not any("apply" in call for call in cluster.calls)
 
 
-@pytest.mark.parametrize(
-    ("overlay", "modes", "warned"),
-    [
-        ("cpu", ["ReadWriteOnce"], False),
-        ("multi-worker", ["ReadWriteOnce"], True),
-        ("multi-worker", ["ReadWriteOnce", "ReadWriteMany"], False),
-    ],
-)
-def test_a_volume_claim_that_exists_is_left_alone(overlay, modes, warned, cluster) -> None:
-    cluster.on("^get persistentvolumeclaim", {"spec": {"accessModes": modes}})
+@pytest.mark.parametrize(("overlay", "warned"), [("cpu", False), ("multi-worker", True)])
+def test_a_volume_claim_that_exists_is_left_alone(overlay, warned, cluster) -> None:
+    cluster.on("^get persistentvolumeclaim", {"spec": {"accessModes": ["ReadWriteOnce"]}})
     result = cluster.run("submit", overlay, "--name", "demo")
-    assert result.returncode == 0, result.stderr
     assert ("warning: the volume claim" in result.stderr) is warned
-    rendered = dry_run(overlay, "--name", "demo")
-    assert cluster.applied == [o for o in rendered if o["kind"] != "PersistentVolumeClaim"]
-
-
-def test_every_question_names_the_namespace(cluster: Cluster) -> None:
-    result = cluster.run("submit", "--name", "demo", "--namespace", "digits")
-    assert result.returncode == 0, result.stderr
-    asked = [call for call in cluster.calls if not call.startswith("version")]
-    assert len(asked) == 3
-    assert all(call.startswith("--namespace digits ") for call in asked)
+    assert cluster.applied == [o for o in dry_run(overlay) if o["kind"] != "PersistentVolumeClaim"]
 
 
 def test_a_refusal_of_the_cluster_ends_a_submission(cluster: Cluster) -> None:
     cluster.on("apply", code=1, err="Error from server (Forbidden): no\n")
-    result = cluster.run("submit", "--name", "demo", "--follow")
-    assert result.returncode == 1
-    assert "Forbidden" in result.stderr
-    assert "Submitted" not in result.stdout
-
-
-# follow
+    assert "Forbidden" in cluster.run("submit", "--follow", code=1).stderr
 
 
 def job(*conditions: tuple[str, str, str], **spec: str) -> dict:
@@ -372,9 +283,8 @@ def job(*conditions: tuple[str, str, str], **spec: str) -> dict:
 
 def pod(name: str, phase: str, code: int | None = None, waits: str = "", message: str = "") -> dict:
     """A pod of the run; those with later letters are younger."""
-    state: dict = {"waiting": {"reason": waits}} if waits else {}
-    if code is not None:
-        state = {"terminated": {"exitCode": code}}
+    state = {"waiting": {"reason": waits}} if waits else {}
+    state |= {} if code is None else {"terminated": {"exitCode": code}}
     status: dict = {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state}]}
     if message:
         status["conditions"] = [{"reason": "Unschedulable", "message": message}]
@@ -389,13 +299,9 @@ def pods(*items: dict) -> dict:
 RUNS, COMPLETE = job(), job(("Complete", "CompletionsReached", ""))
 
 
-@pytest.mark.parametrize(
-    "arguments", [["follow", "demo"], ["submit", "--name", "demo", "--follow"]], ids=lambda a: a[0]
-)
-def test_following_shows_one_log_after_the_other_and_leaves_with_0(arguments, cluster) -> None:
-    if arguments[0] == "submit":
-        cluster.on("^get job demo", times=1)
-    cluster.on("^get job demo", RUNS, times=3).on("^get job demo", COMPLETE)
+def test_following_shows_one_log_after_the_other_and_leaves_with_0(cluster: Cluster) -> None:
+    cluster.on("^get job demo", times=1).on("^get job demo", RUNS, times=3)
+    cluster.on("^get job demo", COMPLETE)
     failed, done = pod("demo-a", "Failed", 143), pod("demo-b", "Succeeded", 0)
     cluster.on("^get pods", pods(pod("demo-a", "Pending", waits="ContainerCreating")), times=1)
     cluster.on("^get pods", pods(pod("demo-a", "Running")), times=1)
@@ -403,26 +309,21 @@ def test_following_shows_one_log_after_the_other_and_leaves_with_0(arguments, cl
     cluster.on("^get pods", pods(done, failed))
     cluster.on("^logs .*pod/demo-a", "epoch 1\nsaved\n").on("^logs .*pod/demo-b", "epoch 2\n")
     cluster.on("^get pod demo-a", failed).on("^get pod demo-b", done)
-    result = cluster.run(*arguments)
-    assert result.returncode == 0, result.stderr
-    shown = result.stdout.splitlines()
-    assert shown[-4:-1] == ["epoch 1", "saved", "epoch 2"]
-    assert "collect demo DIR" in shown[-1]
+    result = cluster.run("submit", "--name", "demo", "--follow")
+    assert result.stdout.splitlines()[-4:-1] == ["epoch 1", "saved", "epoch 2"]
     assert result.stderr.splitlines() == [
         "pod/demo-a waits: ContainerCreating",
         "pod/demo-a ended with 143",
         "pod/demo-b waits",
     ]
-    selectors = {call.split()[3] for call in cluster.calls if call.startswith("get pods")}
-    assert selectors == {"batch.kubernetes.io/job-name=demo"}
 
 
 def test_following_several_workers_shows_the_chief_alone(cluster: Cluster) -> None:
     cluster.on("^get job demo", COMPLETE | {"spec": {"completionMode": "Indexed"}})
-    result = cluster.run("follow", "demo")
-    assert result.returncode == 0, result.stderr
+    cluster.run("follow", "demo")
     (asked,) = [call for call in cluster.calls if call.startswith("get pods")]
-    assert "batch.kubernetes.io/job-name=demo,batch.kubernetes.io/job-completion-index=0" in asked
+    prefix = "batch.kubernetes.io/job-"
+    assert f" {prefix}name=demo,{prefix}completion-index=0 " in asked
 
 
 def test_a_log_that_was_cut_off_is_taken_up_where_it_was(cluster: Cluster) -> None:
@@ -433,35 +334,27 @@ def test_a_log_that_was_cut_off_is_taken_up_where_it_was(cluster: Cluster) -> No
     cluster.on("^get pod demo-a", pod("demo-a", "Running"), times=1)
     cluster.on("^get pod demo-a", pod("demo-a", "Succeeded", 0))
     result = cluster.run("follow", "demo")
-    assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[:2] == ["epoch 1", "epoch 2"]
 
 
 BACKOFF = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
 DEADLINE = ("DeadlineExceeded", "Job was active longer than specified deadline")
-POLICY = (
-    "PodFailurePolicy",
-    "Container trainer for pod x/demo-1 failed with exit code 3 matching FailJob rule at index 0",
-)
+POLICY = ("PodFailurePolicy", "Container trainer for pod x/demo-1 failed with exit code 3 matching")
 
 
 @pytest.mark.parametrize(
     ("condition", "last_exit", "code"),
     [
         (POLICY, 138, 3),  # 138 is the chief's, when another worker found the data wrong
-        (BACKOFF, 1, 1),
         (BACKOFF, 137, 137),
-        (DEADLINE, 143, 143),
         (DEADLINE, None, 1),
-        (DEADLINE, 0, 1),
     ],
 )
 def test_a_failed_job_leaves_its_exit_code_and_reason(condition, last_exit, code, cluster) -> None:
     cluster.on("^get job demo", job(("FailureTarget", *condition), ("Failed", *condition)))
     ended = pod("demo-a", "Failed", last_exit)
     cluster.on("^get pods", pods(ended)).on("^get pod demo-a", ended)
-    result = cluster.run("follow", "demo")
-    assert result.returncode == code
+    result = cluster.run("follow", "demo", code=code)
     assert result.stderr.splitlines()[-1] == f"error: run 'demo' failed: {': '.join(condition)}"
 
 
@@ -476,26 +369,17 @@ def test_what_a_run_waits_for_is_printed_once(state, waiting, line, cluster) -> 
     cluster.on("^get job demo", state, times=3).on("^get job demo", COMPLETE)
     cluster.on("^get pods", pods(*waiting))
     result = cluster.run("follow", "demo")
-    assert result.returncode == 0
     assert result.stderr.startswith(line)
     assert result.stderr.count("\n") == 1
 
 
-def test_following_survives_a_cluster_that_is_away_for_a_moment_but_not_for_good(
-    cluster: Cluster,
-) -> None:
+def test_following_survives_a_cluster_that_is_away_for_a_moment(cluster: Cluster) -> None:
     cluster.on("^get job demo", code=1, err="timeout\n", times=5)
     cluster.on("^get job demo", RUNS, times=1)
     cluster.on("^get job demo", code=1, err="refused\n")
-    result = cluster.run("follow", "demo")
-    assert result.returncode == 1
+    result = cluster.run("follow", "demo", code=1)
     assert (result.stderr.count("timeout"), result.stderr.count("refused")) == (5, 10)
     assert result.stderr.splitlines()[-1].startswith("error: run 'demo' cannot be seen")
-
-
-def test_a_run_that_is_not_there_cannot_be_followed(cluster: Cluster) -> None:
-    result = cluster.run("follow", "demo")
-    assert (result.returncode, result.stderr[:20]) == (1, "error: no run 'demo'")
 
 
 def test_ctrl_c_ends_the_following_and_not_the_run(cluster: Cluster) -> None:
@@ -510,31 +394,21 @@ def test_ctrl_c_ends_the_following_and_not_the_run(cluster: Cluster) -> None:
     assert not any("delete" in call for call in cluster.calls)
 
 
-# monitor
-
-
 def test_monitor_prints_the_address_once_it_is_forwarded(cluster: Cluster) -> None:
     cluster.on("^get deployment", BOARD)
     text = "Forwarding from 127.0.0.1:7000 -> 6006\nForwarding from [::1]:7000 -> 6006\n"
     cluster.on("port-forward", text)
     result = cluster.run("monitor", "--port", "7000")
-    assert result.returncode == 0, result.stderr
     assert result.stdout.count("http://localhost:7000/") == 1
     assert cluster.calls[-1] == "port-forward service/number-recognition-tensorboard 7000:6006"
 
 
 def test_monitor_fails_without_a_run_and_where_the_port_is_taken(cluster: Cluster) -> None:
-    result = cluster.run("monitor")
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: no TensorBoard in this namespace")
+    assert "error: no TensorBoard in this namespace" in cluster.run("monitor", code=1).stderr
     cluster.on("^get deployment", BOARD)
     cluster.on("port-forward", code=1, err="unable to listen on port 6006\n")
-    result = cluster.run("monitor")
-    assert result.returncode == 1
-    assert "unable to listen" in result.stderr
+    assert "unable to listen" in cluster.run("monitor", code=1).stderr
 
-
-# collect
 
 BOARD = {"spec": {"template": {"spec": {"containers": [{"image": "registry.example/digits:1"}]}}}}
 
@@ -543,19 +417,18 @@ BOARD = {"spec": {"template": {"spec": {"containers": [{"image": "registry.examp
 def finished(cluster: Cluster) -> Cluster:
     """A cluster on whose volume a run `demo` is finished; `young` and `nearly` are not."""
     cluster.on("^get deployment", BOARD)
-    for run, metrics in (("demo", "true"), ("nearly", "false"), ("young", None)):
+    for run in ("demo", "nearly", "young"):
         directory = cluster.directory / "outputs" / run
         (directory / "saved_model/7").mkdir(parents=True)
         (directory / "saved_model/7/saved_model.pb").write_bytes(b"\0\1\2")
-        if metrics:
-            (directory / "metrics.json").write_text(f'{{\n  "finished": {metrics}\n}}\n')
+        if run != "young":
+            (directory / "metrics.json").write_text(json.dumps({"finished": run == "demo"}))
     return cluster
 
 
 def test_collect_copies_a_finished_run_and_removes_its_pod(finished: Cluster, tmp_path) -> None:
     directory = tmp_path / "a new/place"
-    result = finished.run("collect", "demo", str(directory))
-    assert result.returncode == 0, result.stderr
+    finished.run("collect", "demo", str(directory))
     assert (directory / "saved_model/7/saved_model.pb").read_bytes() == b"\0\1\2"
     assert (directory / "metrics.json").exists()
     assert [path.name for path in directory.parent.iterdir()] == ["place"]
@@ -567,81 +440,63 @@ def test_collect_copies_a_finished_run_and_removes_its_pod(finished: Cluster, tm
 
 @pytest.mark.parametrize(
     ("run", "words"),
-    [
-        ("young", "run 'young' has not finished"),
-        ("nearly", "run 'nearly' has not finished"),
-        ("nobody", "no run 'nobody' on the volume; there are: demo nearly young"),
-    ],
+    {
+        "young": "has not finished",
+        "nearly": "has not finished",
+        "nobody": "demo nearly young",
+    }.items(),
 )
 def test_collect_copies_nothing_but_a_finished_run(run, words, finished, tmp_path) -> None:
-    result = finished.run("collect", run, str(tmp_path / "new"))
-    assert result.returncode == 1
-    assert result.stderr.startswith(f"error: {words}")
+    result = finished.run("collect", run, str(tmp_path / "new"), code=1)
+    assert re.match(f"error: .*run '{run}' .*{words}", result.stderr)
     assert not (tmp_path / "new").exists()
     assert finished.calls[-1].startswith("delete pod collector-")
 
 
-@pytest.mark.parametrize(
-    "reading",
-    ['"$tar" "$@" | head -c 1000; exit 1', '"$tar" "$@" | head -c 1000', "$tar --exclude=*.pb $*"],
-    ids=["cut", "cut in a file and called a success", "cut between files and called a success"],
-)
+@pytest.mark.parametrize("reading", ["$tar $* | head -c 1000; exit 1", "$tar --exclude=*.pb $*"])
 def test_a_copy_that_breaks_off_leaves_nothing(reading: str, finished: Cluster, tmp_path) -> None:
+    """Cut within a file, or between two files and called a success."""
     replace_tar(finished, f'case "$*" in *-cf*) {reading}; exit ;; esac; exec $tar "$@"')
-    result = finished.run("collect", "demo", str(tmp_path / "new"))
-    assert result.returncode == 1
-    assert "Copied" not in result.stdout
+    finished.run("collect", "demo", str(tmp_path / "new"), code=1)
     assert not list(tmp_path.glob("new*"))
     assert finished.calls[-1].startswith("delete pod collector-")
 
 
 def test_a_copy_has_its_name_only_once_it_is_whole(finished: Cluster, tmp_path) -> None:
     """Also if it is killed: looked at when everything has been copied."""
-    new = tmp_path / "new"
-    replace_tar(finished, f'$tar "$@" && [ ! -e {new} ]')
-    result = finished.run("collect", "demo", str(new))
-    assert result.returncode == 0, result.stderr
-    assert (new / "metrics.json").exists()
+    replace_tar(finished, f'$tar "$@" && [ ! -e {tmp_path}/new ]')
+    finished.run("collect", "demo", str(tmp_path / "new"))
+    assert (tmp_path / "new/metrics.json").exists()
 
 
 def replace_tar(cluster: Cluster, script: str) -> None:
     """Puts a script on the way to tar, which is `$tar` there."""
-    tar = cluster.directory / "bin/tar"
-    tar.write_text(f"#!/bin/sh\ntar={shutil.which('tar')}\n{script}\n")
-    tar.chmod(0o755)
+    cluster.install("tar", f"#!/bin/sh\ntar={shutil.which('tar')}\n{script}\n")
 
 
 def test_collect_says_why_the_volume_cannot_be_read(cluster: Cluster, tmp_path) -> None:
-    result = cluster.run("collect", "demo", str(tmp_path / "new"))
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: no run 'demo': nothing was ever submitted")
+    request = ("collect", "demo", str(tmp_path / "new"))
+    assert "error: no run 'demo': nothing was ever" in cluster.run(*request, code=1).stderr
     cluster.on("^get deployment", BOARD).on("^wait", code=1, err="timed out\n")
-    result = cluster.run("collect", "demo", str(tmp_path / "new"))
-    assert result.returncode == 1
-    assert "error: the volume cannot be read" in result.stderr
+    assert "error: the volume cannot be read" in cluster.run(*request, code=1).stderr
     assert cluster.calls[-1].startswith("delete pod collector-")
-
-
-# clean
 
 
 def test_clean_removes_what_carries_the_runs_name_and_nothing_shared(cluster: Cluster) -> None:
     cluster.on("^get jobs", "job.batch/demo\n")
-    result = cluster.run("clean", "demo")
-    assert result.returncode == 0, result.stderr
+    cluster.run("clean", "demo")
     (delete,) = [call for call in cluster.calls if call.startswith("delete")]
     _, kinds, _, selector, *_ = delete.split()
     wanted = dict(pair.split("=") for pair in selector.split(","))
-    for o in dry_run("multi-worker", "--name", "demo"):
+    for o in dry_run("multi-worker"):
         labels = o["metadata"]["labels"]
         shared = labels["app.kubernetes.io/component"] in ("storage", "tensorboard")
         assert (wanted.items() <= labels.items()) is not shared
-        kind = o["kind"].lower()
-        assert shared or re.sub("y$", "ie", kind) + "s" in kinds.split(",")
+        assert shared or re.sub("y$", "ie", o["kind"].lower()) + "s" in kinds.split(",")
 
 
-def test_clean_of_an_unknown_run_says_so(cluster: Cluster) -> None:
-    result = cluster.run("clean", "demo")
-    assert result.returncode == 1
+@pytest.mark.parametrize("command", ["follow", "clean"])
+def test_a_run_that_is_not_there_is_named(command: str, cluster: Cluster) -> None:
+    result = cluster.run(command, "demo", code=1)
     assert result.stderr.startswith("error: no run 'demo' in this namespace")
     assert not any(call.startswith("delete") for call in cluster.calls)

@@ -1,9 +1,10 @@
-"""What comes from elsewhere: each dependency has its reason, the data is all that is fetched."""
+"""What comes from elsewhere: reasons, hashes, and the bill of materials."""
 
 from __future__ import annotations
 
 import configparser
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -12,38 +13,60 @@ import sys
 
 import pytest
 import runs
+from packaging.requirements import Requirement
+
+LOCKS = ("cpu", "gpu", "dev")
 
 
-def requirements() -> list[tuple[str, str]]:
-    """The requirements in setup.cfg, each with the line before it."""
-    lines = (runs.ROOT / "setup.cfg").read_text().splitlines()
+def lock(name: str) -> str:
+    return (runs.ROOT / "requirements" / f"{name}.txt").read_text()
+
+
+def pins(name: str) -> dict[tuple[str, str], str]:
+    """Returns a lock's versions by package and marker."""
+    lines = re.findall(r"^([\w.-]+)==(\S+)(?: ; (.*?))? \\$", lock(name), re.MULTILINE)
+    return {(package, marker): version for package, version, marker in lines}
+
+
+def requirements(*extras: str) -> list[str]:
+    """Returns the lines of setup.cfg that name the package's requirements and those of extras."""
     config = configparser.ConfigParser()
-    config.read_string("\n".join(lines))
-    wanted = config["options"]["install_requires"].splitlines()
-    for extra in config["options.extras_require"].values():
-        wanted += extra.splitlines()
-    named = [line.strip() for line in wanted if line.strip()]
-    return [(name, lines[[line.strip() for line in lines].index(name) - 1]) for name in named]
+    config.read(runs.ROOT / "setup.cfg")
+    texts = [config["options"]["install_requires"]]
+    texts += [config["options.extras_require"].get(extra, "") for extra in extras]
+    return [line for text in texts for line in text.splitlines() if line]
 
 
 def test_every_dependency_has_its_reason_beside_it() -> None:
-    found = requirements()
-    assert len(found) > 10
-    for requirement, before in found:
-        assert re.match(r"\s+# .{10,}", before), f"setup.cfg does not say why {requirement}"
+    lines = [line.strip() for line in (runs.ROOT / "setup.cfg").read_text().splitlines()]
+    for requirement in requirements(*LOCKS):
+        assert re.match("# .{10,}", lines[lines.index(requirement) - 1]), requirement
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_follows_from_setup_cfg_and_has_hashes_and_no_address(name: str) -> None:
+    assert pins("cpu").items() <= pins(name).items()
+    for requirement in map(Requirement, requirements(name)):
+        versions = [v for (package, _), v in pins(name).items() if package == requirement.name]
+        assert versions, requirement
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
+    entries = re.split(r"^(?=[\w.-]+==)", lock(name), flags=re.MULTILINE)[1:]
+    assert len(entries) == len(pins(name))
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert not re.search("://|--find-links", lock(name))
 
 
 @pytest.mark.slow
 def test_the_bill_of_materials_has_every_locked_package_with_its_hashes() -> None:
-    if not (shutil.which("uv") or pathlib.Path(sys.executable).with_name("uv").exists()):
+    bin_directory = pathlib.Path(sys.executable).parent
+    if not shutil.which("uv", path=f"{bin_directory}{os.pathsep}{os.environ['PATH']}"):
         pytest.skip("needs uv")
-    bill = subprocess.run([runs.ROOT / "scripts" / "sbom.sh"], capture_output=True, text=True)
+    bill = subprocess.run([runs.ROOT / "scripts/sbom.sh"], capture_output=True, text=True)
     if "Failed to fetch" in bill.stderr or "error sending request" in bill.stderr:
         pytest.skip("the package index cannot be reached")
     assert bill.returncode == 0, bill.stderr
-    lock = (runs.ROOT / "requirements" / "cpu.txt").read_text()
-    locked = set(re.findall(r"^([a-z0-9_.-]+)==([^ ;]+)", lock, re.MULTILINE))
     parts = json.loads(bill.stdout)["components"]
+    locked = {(package, version) for (package, _), version in pins("cpu").items()}
     assert {(part["name"], part["version"]) for part in parts} == locked
     assert all(part["externalReferences"][0]["hashes"] for part in parts)
     assert all(part["purl"].startswith("pkg:pypi/") for part in parts)
