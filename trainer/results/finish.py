@@ -11,11 +11,11 @@ import numpy as np
 from trainer.config import Config
 from trainer.data import Dataset
 from trainer.model import networks
-from trainer.recipes import RECIPES
 from trainer.model.trainer import Trainer
 from trainer.plan import Plan
 from trainer.process.clock import Clock
 from trainer.process.console import Console, counted
+from trainer.recipes import RECIPES
 from trainer.results import evaluation, export, figures, report
 from trainer.results.evaluation import Evaluation
 from trainer.results.reporter import Reporter
