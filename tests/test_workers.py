@@ -29,7 +29,6 @@ def flags(data: pathlib.Path, directory: pathlib.Path, *more: str) -> tuple[str,
 
 
 def alone(*args: str) -> None:
-    """Runs one process to its end."""
     process = runs.task(*args)
     _, err = process.communicate()
     assert process.returncode == 0, err
