@@ -116,9 +116,8 @@ def _strategy(tf, config: Config, cluster: Cluster, kind: str):
 
 def _configure_coordination_service(count: int) -> None:
     """Has the strategy's constructor name a dead worker; by default it waits for it for an hour."""
-    # Not in the public API.
     from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
-    from tensorflow.python.eager import context
+    from tensorflow.python.eager import context  # not in the public API
 
     context.context().configure_coordination_service(
         service_type="standalone",

@@ -83,7 +83,7 @@ def _listen(cluster: Cluster) -> socket.socket:
         return socket.create_server(("", port))
     except OSError as error:
         raise ClusterError(
-            f"{cluster.name(cluster.index)} cannot listen: {error.strerror}; free or change its port"
+            f"{cluster.name(cluster.index)} cannot listen: {error.strerror}; free its port"
         ) from None
 
 
