@@ -18,20 +18,13 @@ import runs
 PATIENCE_S = 300.0
 
 
-def free_addresses(count: int, host: str = "127.0.0.1") -> list[str]:
+def free_addresses(count: int) -> list[str]:
     """Returns that many different addresses whose ports are free."""
-    sockets = [socket.create_server((host, 0)) for _ in range(count)]
-    addresses = [f"{host}:{each.getsockname()[1]}" for each in sockets]
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
     for each in sockets:
         each.close()
     return addresses
-
-
-def tf_config(addresses: list[str], index: int) -> str:
-    """Returns the `TF_CONFIG` of one of the workers at `addresses`."""
-    return json.dumps(
-        {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-    )
 
 
 def wait_until(holds: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
@@ -46,20 +39,15 @@ def wait_until(holds: Callable[[], object], what: str, timeout_s: float = PATIEN
 class Left:
     """How a worker left."""
 
-    code: int
     out: str
     err: str
-    seconds: float
+    code: int
 
 
 class Workers:
-    """The workers of a cluster as processes; those left are killed at the end of a `with`.
+    """The workers of a cluster as processes of `trainer.task`, or another `program` of Python's.
 
-    Args:
-      count: how many.
-      args: for all of them; flags of `trainer.task`, unless another program is named.
-      start: which to start at once; by default all.
-      program: what they run, as Python's command line names it.
+    All get `args`; those in `start` are started at once, those left at the end of a `with` killed.
     """
 
     def __init__(
@@ -79,10 +67,12 @@ class Workers:
         self, index: int, *more: str, within: tuple[str, ...] = (), cwd: pathlib.Path = runs.ROOT
     ) -> None:
         """Starts a worker, `more` being arguments of its own, perhaps within another command."""
+        task = {"type": "worker", "index": index}
+        cluster = json.dumps({"cluster": {"worker": self.addresses}, "task": task})
         self.running[index] = subprocess.Popen(
             [*within, *self.command, *more],
             cwd=cwd,
-            env=runs.environment(PYTHONPATH=str(cwd), TF_CONFIG=tf_config(self.addresses, index)),
+            env=runs.environment(PYTHONPATH=str(cwd), TF_CONFIG=cluster),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -108,15 +98,8 @@ class Workers:
         found, started = {}, time.monotonic()
         for index in indices or tuple(self.running):
             process = self.running[index]
-            try:
-                process.wait(max(0.0, started + within_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                raise AssertionError(
-                    f"worker {index} is there still after {within_s:g} s"
-                ) from None
-            seconds = time.monotonic() - started
-            out, err = process.communicate()
-            found[index] = Left(process.returncode, out, err, seconds)
+            process.wait(max(0.0, started + within_s - time.monotonic()))
+            found[index] = Left(*process.communicate(), process.returncode)
             del self.running[index]
         return found
 

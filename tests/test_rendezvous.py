@@ -73,7 +73,6 @@ def test_all_workers_refuse_when_one_differs(odd: int) -> None:
             assert left.code == 2
             assert f"--seed is 23 on worker {odd} ({workers.addresses[odd]}), 17" in left.err
             assert "extra" in left.err  # what only one worker has is a difference
-            assert "abc" not in left.err
 
 
 def test_whoever_waits_for_a_run_that_others_finish_leaves(tmp_path: pathlib.Path) -> None:
@@ -90,9 +89,7 @@ NOT_A_WORKER = {
     "a line without end": b"x" * (1 << 22),
     "endless depth": b"[" * 50_000 + b"\n",
     "no such worker": b'{"worker": 7, "fingerprint": {}}\n',
-    "the chief itself": b'{"worker": 0, "fingerprint": {}}\n',
     "no fingerprint": b'{"worker": 1, "fingerprint": null}\n',
-    "no greeting": b"[1, 2]\n",
 }
 
 

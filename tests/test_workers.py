@@ -20,9 +20,7 @@ from data_mirror import gz_files, write
 
 from trainer.cluster.devices import describe
 
-# The same for 1, 2, 3 and 4 replicas: eleven steps an epoch.
-FLAGS = (*runs.FLAGS, "--batch_size=48")
-# More than any test waits for.
+FLAGS = (*runs.FLAGS, "--batch_size=48")  # for 1 to 4 replicas; eleven steps an epoch
 ENDLESS = "--epochs=100000"
 
 
@@ -31,7 +29,6 @@ def flags(data: pathlib.Path, directory: pathlib.Path, *more: str) -> tuple[str,
 
 
 def alone(*args: str) -> None:
-    """Runs one process to its end."""
     process = runs.task(*args)
     _, err = process.communicate()
     assert process.returncode == 0, err
@@ -48,13 +45,12 @@ def lost_named(workers: Workers, lost: int, *others: int) -> None:
         assert left.code == 138, left
         assert f"worker {lost} ({workers.addresses[lost]}) was lost" in left.err
         assert left.err.count("\n") == 1, f"worker {index}: {left.err}"
-        assert "worker" not in left.err.partition(" was lost")[2].partition("all workers")[0]
 
 
-def kill_the_chief_in_its_export(workers: Workers, directory: pathlib.Path) -> None:
-    exports = directory / "saved_model"
-    wait_until(lambda: list(exports.glob(".partial-*")), "the chief exports")
-    workers.send(0, signal.SIGKILL)
+def damage(directory: pathlib.Path, step: int) -> None:
+    """Cuts off the end of a checkpoint."""
+    (data,) = (directory / "checkpoints").glob(f"step-{step}.data-*")
+    data.write_bytes(data.read_bytes()[:-1000])
 
 
 def start_where(mounted: str, workers: Workers, index: int) -> None:
@@ -63,10 +59,6 @@ def start_where(mounted: str, workers: Workers, index: int) -> None:
     if not shutil.which("unshare") or subprocess.run([*inside, mounted], check=False).returncode:
         pytest.skip("needs Linux and the right to mount: unshare --mount failed")
     workers.start(index, within=(*inside, f'{mounted} && exec "$@"', "sh"))
-
-
-def numbers(row: dict[str, str]) -> dict[str, float]:
-    return {name: float(value) for name, value in row.items()}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +83,6 @@ def test_two_workers_that_are_stopped_killed_and_started_again_equal_two_devices
         for worker in stopped.values():
             assert f"progress is saved at step {saved};" in worker.err
             assert worker.err.count("\n") == 1
-        assert saved < 33
 
         workers.start(0)
         workers.start(1)
@@ -107,18 +98,12 @@ def test_two_workers_that_are_stopped_killed_and_started_again_equal_two_devices
         ended = workers.left()
         assert [worker.code for worker in ended.values()] == [0, 0], ended
         assert "resumed at step" in ended[0].out
-        assert ended[1].out == ended[1].err == ""
     assert temporary_files(directory) == []
 
     here, there = runs.result(directory), runs.result(undisturbed)
-    for row, other in zip(here.pop("history"), there.pop("history"), strict=True):
-        # Means over an epoch are added up call by call of the loop, and the calls were others.
-        assert numbers(row) == pytest.approx(numbers(other), rel=1e-6)
-    different = {name for name in here if here[name] != there[name]}
-    assert different == {"strategy", "workers"}
-    assert here["workers"] == 2
-    assert here["replicas"] == there["replicas"] == 2
-    assert here["weights_sha256"] == there["weights_sha256"]
+    assert len(here.pop("history")) == len(there.pop("history")) == 3
+    assert {name for name in here if here[name] != there[name]} == {"strategy", "workers"}
+    assert (here["workers"], here["replicas"]) == (2, 2)
 
     # A worker that starts after the end has nothing to wait for.
     with Workers(2, *args, start=(1,)) as workers:
@@ -127,66 +112,47 @@ def test_two_workers_that_are_stopped_killed_and_started_again_equal_two_devices
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "compiled", "precision"),
-    [("mlp", True, "float32"), ("cnn", True, "float32"), ("cnn", False, "bfloat16")],
+    "how",
+    [
+        ("--model=mlp", "--jit_compile=on"),
+        ("--model=cnn", "--jit_compile=on"),
+        ("--model=cnn", "--jit_compile=off", "--precision=bfloat16"),
+    ],
 )
 def test_two_workers_equal_two_devices_whatever_computes_the_gradients(
-    model: str, compiled: bool, precision: str, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+    how: tuple[str, ...], tiny_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    more = (
-        *(f"--model={model}", "--epochs=2", f"--precision={precision}"),
-        f"--jit_compile={'on' if compiled else 'off'}",
-    )
-    alone(*flags(tiny_dir, tmp_path / "devices", *more, "--virtual_devices=2"))
-    with Workers(2, *flags(tiny_dir, tmp_path / "workers", *more)) as workers:
+    alone(*flags(tiny_dir, tmp_path / "devices", *how, "--epochs=2", "--virtual_devices=2"))
+    with Workers(2, *flags(tiny_dir, tmp_path / "workers", *how, "--epochs=2")) as workers:
         assert {left.code for left in workers.left().values()} == {0}
     devices, workers = (runs.metrics(tmp_path / name) for name in ("devices", "workers"))
     assert workers["weights_sha256"] == devices["weights_sha256"]
-    assert workers["jit_compile"] is devices["jit_compile"] is compiled
-
-
-EPOCHS_OF_CHAOS = 400
-
-
-@pytest.fixture(scope="module")
-def long_undisturbed(
-    tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
-    """A run of many epochs on three virtual devices; three workers take about a minute."""
-    directory = tmp_path_factory.mktemp("undisturbed") / "run"
-    alone(*flags(tiny_dir, directory, f"--epochs={EPOCHS_OF_CHAOS}", "--virtual_devices=3"))
-    return directory
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "times"), [(signal.SIGKILL, 20), (signal.SIGTERM, 10)])
 def test_signals_at_random_moments_to_random_workers_change_nothing(
-    number: signal.Signals,
-    times: int,
-    long_undisturbed: pathlib.Path,
-    tiny_dir: pathlib.Path,
-    tmp_path: pathlib.Path,
+    number: signal.Signals, times: int, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    """A worker that leaves is started again, as by a Job."""
+    """A worker that leaves is started again, as by a Job. Alone, three take about a minute."""
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(10**6))
     print(f"CHAOS_SEED={seed}")
-    rng, directory, sent = random.Random(seed), tmp_path / "run", 0
-    total = runs.metrics(long_undisturbed)["steps"]
+    rng, directory, epochs, sent = random.Random(seed), tmp_path / "run", 400, 0
+    args = flags(tiny_dir, directory, f"--epochs={epochs}")
+    alone(*args, f"--model_dir={tmp_path / 'undisturbed'}", "--virtual_devices=3")
+    expected = runs.metrics(tmp_path / "undisturbed")
 
     def next_moment() -> Callable[[], bool]:
-        """Half of them are while it trains, spread over the run, the others at any time.
-
-        Near the end all come soon, or the run would end before the last of them.
-        """
+        """Every other is while it trains, spread over the run, the others at any time."""
         step = max(steps(directory), default=0)
-        if step < 0.8 * total and rng.random() < 0.5:
-            beyond = step + rng.uniform(0, 2 * (0.8 * total - step) / (times - sent))
+        if step < 0.8 * expected["steps"] and sent % 2:
+            beyond = step + rng.uniform(0, 2 * (0.8 * expected["steps"] - step) / (times - sent))
             return lambda: max(steps(directory), default=0) > beyond
-        due = time.monotonic() + rng.uniform(0, 8 if step < 0.8 * total else 4)
+        due = time.monotonic() + rng.uniform(0, 8 if step < 0.8 * expected["steps"] else 4)
         return lambda: time.monotonic() > due
 
-    with Workers(3, *flags(tiny_dir, directory, f"--epochs={EPOCHS_OF_CHAOS}")) as workers:
-        deadline, moment = time.monotonic() + 20 * 60, next_moment()
+    with Workers(3, *args) as workers:
+        deadline, moment = time.monotonic() + 60 * 60, next_moment()
         while workers.running:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -199,13 +165,10 @@ def test_signals_at_random_moments_to_random_workers_change_nothing(
             if sent < times and moment():
                 workers.send(rng.choice(list(workers.running)), number)
                 sent += 1
-                print(f"{number.name} {sent} at step {max(steps(directory), default=0)}")
                 moment = next_moment() if sent < times else moment
     assert sent == times
-    found, expected = runs.metrics(directory), runs.metrics(long_undisturbed)
-    assert found["weights_sha256"] == expected["weights_sha256"]
-    assert found["steps"] == expected["steps"]
-    assert len(runs.history(directory)) == EPOCHS_OF_CHAOS
+    assert runs.metrics(directory)["weights_sha256"] == expected["weights_sha256"]
+    assert len(runs.history(directory)) == epochs
     assert temporary_files(directory) == []
 
 
@@ -225,7 +188,7 @@ def test_a_worker_that_is_killed_or_frozen_is_named_by_all_others(
             assert workers.left(lost, within_s=30)[lost].code == 138
 
 
-# Meets the other worker; worker 0 goes on to the strategy and worker 1 does not, or the reverse.
+# Meets the other worker; one goes on to the strategy and the other does not.
 HALF_A_CLUSTER = """
 import os, sys
 from trainer.cluster import agreement, devices, environment, rendezvous
@@ -236,14 +199,11 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 tf = import_tensorflow()
 cluster = environment.cluster_from_environment()
 rendezvous.meet(cluster, {}, timeout_s=300, finished=lambda: False)
-if cluster.index == int(sys.argv[1]):
-    sys.exit(0)
-try:
-    devices.set_up(Config(batch_size=32), cluster)
-except tf.errors.OpError as error:
-    lost = agreement.lost_worker(error, cluster)
-    print(lost, file=sys.stderr)
-    sys.exit(lost.exit_code)
+if cluster.index != int(sys.argv[1]):
+    try:
+        devices.set_up(Config(batch_size=32), cluster)
+    except tf.errors.OpError as error:
+        sys.exit(print(agreement.lost_worker(error, cluster), file=sys.stderr) or 138)
 """
 
 
@@ -278,13 +238,10 @@ def test_workers_that_differ_all_refuse_and_name_what_differs(
 
 
 @pytest.mark.slow
-def test_a_worker_that_never_comes_is_named(tiny_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_workers_wait_as_long_as_asked(tiny_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     args = flags(tiny_dir, tmp_path / "run", "--cluster_timeout_s=3")
-    with Workers(3, *args, start=(0, 2)) as workers:
-        for left in workers.left().values():
-            assert left.code == 138
-            assert f"worker 1 ({workers.addresses[1]})" in left.err
-            assert "worker 2" not in left.err
+    with Workers(2, *args, start=(1,)) as workers:
+        assert workers.left()[1].code == 138
     assert not (tmp_path / "run").exists()
 
 
@@ -304,8 +261,7 @@ def test_a_run_goes_on_with_3_then_2_then_1_then_3_workers(
             codes = [left.code for left in workers.left().values()]
             assert codes == [143] * (count - 1) + [130]
         saved = steps(directory)[0]
-        newest = next((directory / "checkpoints").glob(f"step-{saved}.data-*"))
-        newest.write_bytes(newest.read_bytes()[: 1000 * count])
+        damage(directory, saved)
     with Workers(3, *args) as workers:
         ended = workers.left()
     assert [left.code for left in ended.values()] == [0, 0, 0]
@@ -320,55 +276,33 @@ def test_a_run_goes_on_with_3_then_2_then_1_then_3_workers(
 
 
 @pytest.mark.slow
-def test_a_chief_that_dies_while_it_exports_finishes_alone(
-    undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_chief_that_dies_while_it_exports_finishes_alone_what_it_can_read(
+    damaged: bool, undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
+    """Otherwise all train the end again, as alone it would end with other weights."""
     directory = tmp_path / "run"
-    args = flags(tiny_dir, directory, "--epochs=3")
-    with Workers(2, *args) as workers:
-        kill_the_chief_in_its_export(workers, directory)
+    with Workers(2, *flags(tiny_dir, directory, "--epochs=3")) as workers:
+        exports = directory / "saved_model"
+        wait_until(lambda: list(exports.glob(".partial-*")), "the chief exports")
+        workers.send(0, signal.SIGKILL)
         lost_named(workers, 0, 1)
         workers.left(0)
         assert not (directory / "metrics.json").exists()
-
+        if damaged:
+            damage(directory, steps(directory)[0])
         workers.start(1)  # it waits for the chief, or for the end
         workers.start(0)
-        assert {left.code for left in workers.left().values()} == {0}
-        found = runs.metrics(directory)
-        assert found["weights_sha256"] == runs.metrics(undisturbed)["weights_sha256"]
-        assert (found["workers"], found["strategy"]) == (2, "multi_worker")
-        assert temporary_files(directory) == []
-
-        for index in (0, 1):
-            workers.start(index, "--epochs=4")
-        assert {left.code for left in workers.left().values()} == {0}
-        assert runs.metrics(directory)["epochs"] == 4
+        ended = workers.left()
+    assert {left.code for left in ended.values()} == {0}
+    assert ("damaged checkpoint passed over" in ended[0].err) == damaged
+    found = runs.metrics(directory)
+    assert found["weights_sha256"] == runs.metrics(undisturbed)["weights_sha256"]
+    assert (found["workers"], found["strategy"]) == (2, "multi_worker")
+    assert temporary_files(directory) == []
 
 
 @pytest.mark.slow
-def test_a_chief_that_cannot_read_the_last_checkpoint_trains_with_the_others_again(
-    undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    """It dies while it exports; alone it would end with other weights, in the last bits."""
-    directory = tmp_path / "run"
-    args = flags(tiny_dir, directory, "--epochs=3")
-    with Workers(2, *args) as workers:
-        kill_the_chief_in_its_export(workers, directory)
-        workers.left()
-        last, before = steps(directory)[:2]
-        (newest,) = (directory / "checkpoints").glob(f"step-{last}.data-*")
-        newest.write_bytes(newest.read_bytes()[:-1000])
-        workers.start(0)
-        workers.start(1)
-        ended = workers.left()
-    assert {left.code for left in ended.values()} == {0}
-    assert "damaged checkpoint passed over" in ended[0].err
-    assert f"resumed at step {before}\n" in ended[0].out
-    found = runs.metrics(directory)
-    assert found["weights_sha256"] == runs.metrics(undisturbed)["weights_sha256"]
-    assert found["workers"] == 2
-
-
 def test_workers_that_would_compute_in_another_precision_do_not_begin(
     tiny_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -380,11 +314,9 @@ def test_workers_that_would_compute_in_another_precision_do_not_begin(
     with Workers(2, *args, start=(0,)) as workers:
         start_where(f"mount --bind {cpuinfo} /proc/cpuinfo", workers, 1)
         ended = workers.left()
-    assert [left.code for left in ended.values()] == [2, 2], ended
     for left in ended.values():
-        assert re.search(r"--precision\b.*float32", left.err), left.err
-        assert "bfloat16" in left.err
-        assert left.err.count("\n") == 1
+        assert left.code == 2
+        assert re.search(r"--precision is .*float\S+.*float.*\n\Z", left.err)
 
 
 @pytest.mark.slow

@@ -61,10 +61,7 @@ class Agreement:
             raise UsageError(f"{differing}; give a flag that decides it, or start equal machines")
 
     def wait_for_chief(self) -> None:
-        """Returns once the chief calls this too, having written what others must wait for.
-
-        On the chief it raises nothing: what it waited to do is done, whoever is lost now.
-        """
+        """Returns once the chief, which has no errors here, calls this after its last writing."""
         lost = self._tf.errors.OpError
         is_chief = self._devices.cluster.is_chief
         with contextlib.suppress(lost) if is_chief else contextlib.nullcontext():

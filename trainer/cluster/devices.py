@@ -21,10 +21,7 @@ _REGISTER_TIMEOUT_MS = 20_000  # between the first worker and the last; they hav
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
-    """The strategy over all replicas of all workers, and what it was made of.
-
-    `name` is `cpu`, `gpu`, `mirrored` or `multi_worker`; `hardware` is this process's.
-    """
+    """The strategy, by `name` cpu, gpu, mirrored or multi_worker, and what it was made of."""
 
     strategy: Any
     name: str
@@ -96,8 +93,7 @@ def describe(gpus: Sequence[Mapping[str, Any]], cpuinfo: str = "/proc/cpuinfo") 
         return Hardware("CPU", bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", flags)))
     capability = min(gpu.get("compute_capability", (0, 0)) for gpu in gpus)
     if capability < _MINIMUM_CAPABILITY:
-        found = f"its compute capability is {'.'.join(map(str, capability))}"
-        raise UsageError(_UNUSABLE.format(found))
+        raise UsageError(_UNUSABLE.format(f"it has compute capability {capability}"))
     return Hardware("GPU", capability >= (8, 0), capability)
 
 
@@ -119,12 +115,9 @@ def _strategy(tf, config: Config, cluster: Cluster, kind: str):
 
 
 def _configure_coordination_service(count: int) -> None:
-    """Has the constructor of the strategy name a worker that died after the rendezvous.
-
-    By default it waits for an hour. These settings are not in TensorFlow's public API.
-    """
+    """Has the strategy's constructor name a dead worker; by default it waits for it for an hour."""
     from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
-    from tensorflow.python.eager import context
+    from tensorflow.python.eager import context  # not in the public API
 
     context.context().configure_coordination_service(
         service_type="standalone",

@@ -54,8 +54,8 @@ def cluster_from_environment(environ: Mapping[str, str] = os.environ) -> Cluster
     (https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable),
     or as a Kubernetes Indexed Job: worker i of `WORKER_COUNT` is
     `JOB_NAME-i.WORKER_SERVICE:WORKER_PORT`, and this process is worker `JOB_COMPLETION_INDEX`
-    (https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication/). Raises `UsageError`
-    for one that is malformed or contradicts itself.
+    (https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication/).
+    Raises `UsageError` for one that is malformed.
     """
     source = "TF_CONFIG" if environ.get("TF_CONFIG", "").strip() else "WORKER_COUNT"
     if not environ.get(source, "").strip():

@@ -82,9 +82,8 @@ def _listen(cluster: Cluster) -> socket.socket:
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(("", port))
     except OSError as error:
-        name = cluster.name(cluster.index)
         raise ClusterError(
-            f"{name} cannot listen: {error.strerror}; free its port, or give another one"
+            f"{cluster.name(cluster.index)} cannot listen: {error.strerror}; free its port"
         ) from None
 
 

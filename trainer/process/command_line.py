@@ -14,10 +14,7 @@ from trainer.process.startup import open_standard_streams
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues, *, usage: str) -> list[str] | None:
-    """Sets `values` from `argv`, the program first, and returns its words that are no flags.
-
-    Returns None for `--help`, which is then printed. Raises `UsageError` for a wrong flag.
-    """
+    """Sets `values` from `argv`; returns the words that are no flags, None once it printed help."""
     if not {"-h", "-?", "-help", "--help", "--helpshort", "--helpfull"}.isdisjoint(argv[1:]):
         flagfile = "  --flagfile: read flags from this file, one a line"
         print(usage.rstrip(), values.get_help(include_special_flags=False), flagfile, sep="\n")

@@ -78,10 +78,7 @@ def _exit_at_second(signals: socket.socket) -> None:
 
 @contextlib.contextmanager
 def stall_guard(timeout_s: float) -> Iterator[None]:
-    """Exits with 1, every thread's stack on standard error, if the block takes longer.
-
-    Also if a native call holds the interpreter's lock.
-    """
+    """Exits with 1, all stacks on standard error, if the block takes longer, native or not."""
     faulthandler.dump_traceback_later(timeout_s, exit=True, file=sys.stderr)
     try:
         yield

@@ -18,10 +18,7 @@ _IMPORTING = threading.Lock()
 
 
 def open_standard_streams() -> None:
-    """Has any text printed, a file's odd name too; gives `sys.stderr` a descriptor of its own.
-
-    Otherwise `quiet_stderr` discards Python's messages as well.
-    """
+    """Has odd file names printed, and Python's messages while `quiet_stderr` discards others."""
     sys.stdout.reconfigure(errors="backslashreplace")
     sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
 
