@@ -21,8 +21,7 @@ from trainer.data.formats import NPZ_MEMBERS, read_idx, read_npz
 from trainer.errors import DataError
 
 IMAGES, LABELS = digits(1)[:2]
-IMAGE_FILE = idx_bytes(IMAGES)
-PACKED = gzip.compress(IMAGE_FILE)
+PACKED = gzip.compress(IMAGE_FILE := idx_bytes(IMAGES))
 # All examples of a property write over the same file.
 EXAMPLES = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -70,7 +69,6 @@ def archive(x_train: bytes) -> bytes:
 DEFECTIVE = [
     b"",
     IMAGE_FILE[:15],
-    idx_bytes(LABELS) + bytes(100),
     flipped(IMAGE_FILE, 2),  # not of bytes
     idx_bytes(np.zeros((3, 28, 27), np.uint8)),
     flipped(IMAGE_FILE, 4),  # many more images
