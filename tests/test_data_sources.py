@@ -182,7 +182,6 @@ def test_the_command_fetches_only_what_a_directory_lacks(tmp_path):
     [
         (["--data_dir=SOUND"], 0, ""),
         (["--data_dir="], 2, "--data_dir"),
-        (["--dataset=synthetic", "--data_dir=SOUND"], 2, "synthetic"),
         (["--data_dir=/dev/null/x\ny"], 2, r"/dev/null/x\ny"),
         (["--data_dir=DAMAGED"], 3, "t10k-labels-idx1-ubyte.gz"),
         (["--data_dir=EMPTY"], 1, "lacks train-images-idx3-ubyte"),
