@@ -23,9 +23,7 @@ from trainer.errors import DataError
 IMAGES, LABELS = digits(1)[:2]
 PACKED = gzip.compress(IMAGE_FILE := idx_bytes(IMAGES))
 # All examples of a property write over the same file.
-EXAMPLES = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+EXAMPLES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def written(path: pathlib.Path, content: bytes) -> pathlib.Path:
