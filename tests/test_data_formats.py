@@ -6,7 +6,6 @@ import contextlib
 import gzip
 import io
 import pathlib
-import pickle
 import struct
 import subprocess
 import sys
@@ -22,12 +21,9 @@ from trainer.data.formats import NPZ_MEMBERS, read_idx, read_npz
 from trainer.errors import DataError
 
 IMAGES, LABELS = digits(1)[:2]
-IMAGE_FILE = idx_bytes(IMAGES)
-PACKED = gzip.compress(IMAGE_FILE)
+PACKED = gzip.compress(IMAGE_FILE := idx_bytes(IMAGES))
 # All examples of a property write over the same file.
-EXAMPLES = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+EXAMPLES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def written(path: pathlib.Path, content: bytes) -> pathlib.Path:
@@ -54,27 +50,23 @@ def test_arrays_come_back_as_written(tmp_path):
             np.testing.assert_array_equal(found, saved)
 
 
+def npy(array: np.ndarray) -> bytes:
+    np.save(content := io.BytesIO(), array)
+    return content.getvalue()
+
+
 def archive(x_train: bytes) -> bytes:
     """An archive whose member `x_train.npy` has the content given."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as target:
         for name, array in zip(NPZ_MEMBERS, digits(2), strict=True):
-            np.save(sound := io.BytesIO(), array)
-            target.writestr(f"{name}.npy", x_train if name == "x_train" else sound.getvalue())
+            target.writestr(f"{name}.npy", x_train if name == "x_train" else npy(array))
     return content.getvalue()
-
-
-def npy(shape: tuple[int, ...], data: bytes, descr: str = "|u1") -> bytes:
-    content = io.BytesIO()
-    header = {"descr": descr, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(content, header)
-    return content.getvalue() + data
 
 
 DEFECTIVE = [
     b"",
     IMAGE_FILE[:15],
-    idx_bytes(LABELS) + bytes(100),
     flipped(IMAGE_FILE, 2),  # not of bytes
     idx_bytes(np.zeros((3, 28, 27), np.uint8)),
     flipped(IMAGE_FILE, 4),  # many more images
@@ -85,21 +77,17 @@ DEFECTIVE = [
 DEFECTIVE_GZIP = [
     IMAGE_FILE,  # not packed
     PACKED[:-20],
-    PACKED[:-3],
     flipped(PACKED, 12),
     flipped(PACKED, -6),  # the checksum
     PACKED + b"more",
     *map(gzip.compress, DEFECTIVE),
 ]
-SOUND = archive(npy((12, 28, 28), bytes(12 * 784)))
+SOUND = archive(npy(IMAGES))
 DEFECTIVE_NPZ = [
-    b"",
     b"not a zip file",
-    npy((2,), b"ab"),  # an array, and no archive
-    archive(b"\x93NUMPY\x01\x00\x10\x00((((((((((((((((" + bytes(100)),
-    archive(npy((12, 28, 28), bytes(100))),
-    archive(npy((10**15, 28, 28), b"")),
-    archive(npy((2,), pickle.dumps(np.array([None, {}])), "|O")),
+    npy(IMAGES),  # an array, and no archive
+    archive(npy(IMAGES)[:-1]),
+    archive(npy(np.array([None, {}]))),  # pickled
     SOUND.replace(b"x_test.npy", b"x_best.npy"),
     SOUND[:-300],
     flipped(SOUND, 60),
@@ -137,7 +125,7 @@ def test_any_bytes_are_what_they_say_or_refused(tmp_path, content, header, flips
 @given(content=st.binary(max_size=400), flips=st.lists(st.integers(0, 10**6), max_size=8))
 def test_any_archive_gives_arrays_or_is_refused(tmp_path, content, flips):
     npy_header = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(content)) + content
-    for file in (content, flipped(SOUND, *flips), archive(content), archive(npy_header)):
+    for file in (flipped(SOUND, *flips), archive(npy_header)):
         with contextlib.suppress(DataError):
             found = read_npz(written(tmp_path / "mnist.npz", file))
             assert all(isinstance(array, np.ndarray) for array in found)

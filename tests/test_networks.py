@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import runs
 import tensorflow as tf
-from keras import layers
 
-from trainer.model import networks, xla_layers
+from trainer.model import networks
 
 
 def gradients(model: keras.Model, pixels: np.ndarray) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -57,32 +56,3 @@ def test_convnet_alone_answers_with_the_mean_over_shifts_by_a_pixel(name: str, r
     crops = [padded[:, top : top + 28, left : left + 28] for top, left in places]
     mean = np.mean([model(crop, training=False) for crop in crops], 0)
     np.testing.assert_allclose(networks.logits(model, digits), mean, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", sorted(networks.MODELS))
-def test_features_are_what_the_logits_are_made_of(name: str) -> None:
-    pixels = runs.tiny_arrays()[0][:6] / np.float32(255)
-    model = networks.build(name, precision="bfloat16", seed=5)
-    features, logits = networks.features(model, pixels), model.get_layer("logits")
-    assert features.dtype == tf.float32
-    np.testing.assert_allclose(logits(features), model(pixels), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("size", "shape"), [(3, (28, 28)), (5, (8, 12)), (7, (28, 28))])
-def test_a_convolution_with_its_pool_is_what_the_two_layers_give(size: int, shape: tuple) -> None:
-    images = np.random.default_rng(1).normal(size=(4, *shape, 1)).astype(np.float32)
-    fused = xla_layers.ConvMaxPool(6, size, 2, "same", bias_initializer="normal")
-    convolution = layers.Conv2D(6, size, padding="same", activation="relu")
-    answer = fused(images)
-    convolution.build(images.shape)
-    convolution.set_weights(fused.get_weights())
-    expected = layers.MaxPooling2D()(convolution(images))
-    assert fused.compute_output_shape(images.shape) == expected.shape
-    np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(), (10,), (784, 128), (5, 5, 1, 24), (13, 11)])
-def test_the_sum_of_squares_is_numpys(shape: tuple) -> None:
-    numbers = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    found = xla_layers.sum_of_squares(tf.constant(numbers))
-    assert found.numpy() == pytest.approx((numbers.astype(np.float64) ** 2).sum(), rel=1e-5)

@@ -55,14 +55,15 @@ def numbers(batch: list[np.ndarray]) -> np.ndarray:
 @augments
 def test_a_batch_does_not_depend_on_the_length_of_the_loop_or_the_start(augment: str) -> None:
     whole = steps(0, 23, augment=augment)
-    for loop in (1, 4, 100):
+    for loop in (1, 100):
         assert_same(steps(0, 23, augment=augment, steps_per_loop=loop), whole)
     late = steps(13, 23, augment=augment, steps_per_loop=4)
     assert_same(late, {step: whole[step] for step in range(13, 23)})
 
 
-@augments
-@pytest.mark.parametrize(("replicas", "workers"), [(4, 2), (3, 3)])
+@pytest.mark.parametrize(
+    ("replicas", "workers", "augment"), [(4, 2, "none"), (3, 3, "shift"), (4, 2, "elastic")]
+)
 def test_replicas_and_workers_share_the_very_same_batch(
     replicas: int, workers: int, augment: str
 ) -> None:
@@ -98,8 +99,7 @@ def test_every_image_keeps_its_label_and_augmentation_changes_nothing_else(augme
         assert np.array_equal(images, plain[step][0]) == (augment == "none")
 
 
-@pytest.mark.parametrize("augment", sorted(augmentation.DISTORTIONS))
-@pytest.mark.parametrize("seed", [0, 2**31 - 1])
+@pytest.mark.parametrize(("augment", "seed"), [("shift", 0), ("elastic", 2**31 - 1)])
 def test_each_step_of_each_seed_has_random_offsets_of_its_own(augment: str, seed: int) -> None:
     plain, found = (steps(0, 5, augment=each, seed=seed) for each in ("none", augment))
     distort, count = augmentation.DISTORTIONS[augment]
@@ -148,12 +148,3 @@ def test_elements_have_the_shapes_that_the_loop_is_compiled_for() -> None:
             tf.TensorSpec((3, 6), tf.int32),
         )
         assert dataset.options().autotune.enabled is False  # else the process may not end
-
-
-def test_one_local_replica_gets_its_dataset_as_it_is() -> None:
-    strategy = tf.distribute.OneDeviceStrategy("/CPU:0")
-    local = pipeline.distribute(datasets(0, 20), strategy)
-    assert isinstance(local, tf.data.Iterator)
-    for found, expected in zip(local, datasets(0, 20)[0], strict=True):
-        for part, same in zip(found, expected, strict=True):
-            np.testing.assert_array_equal(part, same)

@@ -149,48 +149,27 @@ def test_every_weight_counts_in_the_digest() -> None:
     assert len(digests) == len(weights) + 1 == 5
 
 
-@pytest.fixture(scope="module")
-def on_devices(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[int, dict]:
-    """The metrics of 50 steps on one, two and four devices; TensorFlow splits the CPU once.
-
-    On two of them XLA compiles the gradients.
-    """
-    place = tmp_path_factory.mktemp("devices")
+def test_the_number_of_devices_does_not_matter(
+    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """On one device, and on four of a process of its own: TensorFlow splits the CPU once."""
     flags = (
         *("--batch_size=20", "--epochs=2", "--steps_per_loop=5"),
         *(f"--validation_examples={runs.VALIDATION}", f"--data_dir={tiny_dir}"),
     )
-    several = {
-        count: runs.task(
-            *flags,
-            f"--virtual_devices={count}",
-            f"--model_dir={place / str(count)}",
-            f"--jit_compile={'on' if count == 2 else 'off'}",
-        )
-        for count in (2, 4)
-    }
-    server(*flags, f"--model_dir={place / '1'}", "--jit_compile=off")
-    for process in several.values():
-        messages = process.communicate()[1]
-        assert process.returncode == 0, messages
-        assert messages == ""
-    return {count: runs.metrics(place / str(count)) for count in (1, 2, 4)}
-
-
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_the_number_of_devices_does_not_matter(on_devices: dict[int, dict], count: int) -> None:
-    found, expected = on_devices[count], on_devices[1]
-    assert found["replicas"] == count
-    assert found["strategy"] == ("cpu" if count == 1 else "mirrored")
-    assert found["jit_compile"] == (count == 2)
-    assert found["steps"] == 50
+    process = runs.task(
+        *flags, "--virtual_devices=4", "--jit_compile=on", f"--model_dir={tmp_path / '4'}"
+    )
+    server(*flags, f"--model_dir={tmp_path / '1'}", "--jit_compile=off")
+    assert process.communicate()[1] == ""
+    one, four = (runs.metrics(tmp_path / count) for count in "14")
+    assert (one["strategy"], four["strategy"], four["replicas"]) == ("cpu", "mirrored", 4)
+    assert four["jit_compile"]
+    assert four["steps"] == one["steps"] == 50
     # The sum of the replicas' gradients rounds differently.
-    assert found["test_loss"] == pytest.approx(expected["test_loss"], abs=1e-4)
-    assert found["test_accuracy"] == pytest.approx(expected["test_accuracy"], abs=0.01)
+    assert four["test_loss"] == pytest.approx(one["test_loss"], abs=1e-4)
     # Every example counts once.
-    assert found["examples_test"] == runs.TEST
+    assert four["examples_test"] == runs.TEST
     for share, examples in (("test", runs.TEST), ("validation", runs.VALIDATION)):
-        right = found[f"{share}_accuracy"] * examples
+        right = four[f"{share}_accuracy"] * examples
         assert right == pytest.approx(round(right), abs=1e-9)

@@ -80,9 +80,9 @@ def _check_connection(url: str) -> None:
 
     Behind a firewall the HTTP client takes a minute for the up to twenty addresses of a host.
     """
-    if urllib.request.getproxies():  # then nobody connects to the mirror itself
-        return
     target = urllib.parse.urlsplit(url)
+    if {target.scheme, "all"} & urllib.request.getproxies().keys():  # it connects to the proxy
+        return
     port = target.port or (443 if target.scheme == "https" else 80)
     try:
         address = socket.getaddrinfo(target.hostname, port)[0][4]
@@ -92,5 +92,6 @@ def _check_connection(url: str) -> None:
 
 
 def _may_pass(error: Exception) -> bool:
-    answer = getattr(error, "response", None)
-    return answer.status_code >= 500 if answer is not None else not isinstance(error, ValueError)
+    if (answer := getattr(error, "response", None)) is None:
+        return not isinstance(error, ValueError)
+    return answer.status_code == 429 or answer.status_code >= 500
