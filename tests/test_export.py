@@ -82,10 +82,16 @@ def probabilities(model: keras.Model, temperature: float = 1.0) -> np.ndarray:
     return tf.nn.softmax(model(IMAGES.astype(np.float32) / 255) / temperature).numpy()
 
 
-def publish(model: keras.Model, directory: pathlib.Path, answers: np.ndarray, **more) -> str:
-    settings = {"temperature": 1.0, "images": IMAGES, "probabilities": answers}
-    settings |= {"precision": "float32"} | more
-    return export.publish(model, str(directory), 30, **settings)
+def publish(
+    model: keras.Model,
+    directory: pathlib.Path,
+    answers: np.ndarray,
+    temperature: float = 1.0,
+    **more,
+) -> str:
+    path = str(directory / "30")
+    export.publish(model, path, temperature, IMAGES, answers, more.get("precision", "float32"))
+    return path
 
 
 def test_what_answers_differently_is_not_published(
