@@ -1,7 +1,5 @@
 """The metrics: what they count, how a temperature is fitted, and how sure an accuracy is."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """What finishes a run: calibrated results, the interval, the phases; and what the loop reports."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 import types
@@ -34,8 +32,7 @@ def test_the_metrics_are_those_of_the_exported_probabilities(trained: conftest.R
     assert metrics["test_loss"] == pytest.approx(result.loss, rel=1e-4)
     assert metrics["test_accuracy"] == result.accuracy
     assert metrics["test_calibration_error"] == pytest.approx(result.calibration_error, abs=1e-4)
-    right = runs.TEST - len(result.mistakes)
-    interval = evaluation.wilson_interval(right, runs.TEST)
+    interval = evaluation.wilson_interval(runs.TEST - len(result.mistakes), runs.TEST)
     assert metrics["test_accuracy_interval"] == pytest.approx(interval)
     # Another temperature on top of the one that was fitted makes the validation digits no better.
     held_out = slice(len(train_images) - runs.VALIDATION, None)

@@ -1,7 +1,5 @@
 """The report: complete, self-contained, safe from what the run is called, fit for a phone."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 import re

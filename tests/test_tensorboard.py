@@ -1,7 +1,5 @@
 """All that TensorBoard has to show of two runs below one directory, asked of a real server."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import pathlib
