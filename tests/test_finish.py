@@ -1,7 +1,6 @@
 """What finishes a run: calibrated results, the interval, the phases; and what the loop reports."""
 
-from __future__ import annotations
-
+import json
 import pathlib
 import types
 
@@ -13,8 +12,8 @@ import tensorflow as tf
 
 from trainer.config import Config
 from trainer.data import pipeline
+from trainer.recipes import RECIPES
 from trainer.results import evaluation
-from trainer.results.reporter import Reporter
 
 
 def served(directory: pathlib.Path, images: np.ndarray) -> np.ndarray:
@@ -33,8 +32,7 @@ def test_the_metrics_are_those_of_the_exported_probabilities(trained: conftest.R
     assert metrics["test_loss"] == pytest.approx(result.loss, rel=1e-4)
     assert metrics["test_accuracy"] == result.accuracy
     assert metrics["test_calibration_error"] == pytest.approx(result.calibration_error, abs=1e-4)
-    right = runs.TEST - result.mistakes
-    interval = evaluation.wilson_interval(right, runs.TEST)
+    interval = evaluation.wilson_interval(runs.TEST - len(result.mistakes), runs.TEST)
     assert metrics["test_accuracy_interval"] == pytest.approx(interval)
     # Another temperature on top of the one that was fitted makes the validation digits no better.
     held_out = slice(len(train_images) - runs.VALIDATION, None)
@@ -65,8 +63,6 @@ def test_without_validation_digits_the_recipes_temperature_stands_in(
         *(f"--data_dir={tiny_dir}", f"--model_dir={directory}"),
     )
     metrics = runs.metrics(directory)
-    from trainer.recipes import RECIPES
-
     assert metrics["temperature"] == RECIPES["mlp"].temperature
     assert "recipe" in answer.out
     assert metrics["validation_accuracy"] is None
@@ -86,11 +82,7 @@ def test_the_phases_add_up_and_the_history_is_a_row_an_epoch(trained: conftest.R
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "epochs"), [("mlp", 5), ("cnn", 1)])
 def test_exported_probabilities_are_calibrated_on_mnist(
-    server: runs.TaskServer,
-    mnist_dir: pathlib.Path,
-    tmp_path: pathlib.Path,
-    model: str,
-    epochs: int,
+    server: runs.TaskServer, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, model, epochs
 ) -> None:
     directory = tmp_path / "run"
     flags = (f"--model={model}", f"--epochs={epochs}", f"--data_dir={mnist_dir}")
@@ -98,31 +90,20 @@ def test_exported_probabilities_are_calibrated_on_mnist(
     assert runs.metrics(directory)["test_calibration_error"] < 0.01
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_the_first_digits_are_shown_as_they_are_trained_on(
-    tmp_path: pathlib.Path, replicas: int
-) -> None:
+def test_the_first_digits_are_shown_as_they_are_trained_on(trained: conftest.Run) -> None:
+    record = json.loads((trained.directory / "config.json").read_text())
+    plan = types.SimpleNamespace(config=Config(**record["config"]), steps_per_loop=4, total_steps=4)
     images, labels, _, _ = runs.tiny_arrays()
-    config = Config(batch_size=100, seed=3, augment="elastic", model_dir=str(tmp_path)).resolved()
-    plan = types.SimpleNamespace(config=config, steps_per_loop=2, total_steps=2)
-    batches = pipeline.training_batches(
-        *(images[:500], labels[:500], plan), replicas=replicas, local_replicas=range(replicas)
-    )
-    shares = [share[0] for share in batches]  # of each replica
-    superbatch = (shares[0] if replicas == 1 else types.SimpleNamespace(values=shares), None)
-    more = {"trainer": None, "dataset": None, "console": None, "resumed_from": None}
-    reporter = Reporter(plan=plan, **more)
-    reporter.input_digits(superbatch)
-    reporter.close()
-    (event,) = (
-        value
-        for event in runs.events(tmp_path / "tensorboard" / "train")
+    [batches] = pipeline.training_batches(images[:500], labels[:500], plan)
+    digits = np.concatenate(next(iter(batches))[0].numpy())[:128]
+    [picture] = (
+        tf.io.decode_png(tf.make_ndarray(value.tensor)[2]).numpy()[..., 0]
+        for event in runs.events(trained.directory / "tensorboard" / "train")
         for value in event.summary.value
+        if value.tag == "input_digits"
     )
-    picture = tf.io.decode_png(tf.make_ndarray(event.tensor)[2]).numpy()[..., 0]
-    cells = picture.reshape(-1, 29, 16, 29).swapaxes(1, 2).reshape(-1, 29, 29)[:, :28, :28]
-    trained = np.concatenate(shares[0].numpy())[:128]
-    np.testing.assert_array_equal(cells[: len(trained)], trained)
+    cells = picture.reshape(-1, 29, 16, 29).swapaxes(1, 2).reshape(-1, 29, 29)
+    np.testing.assert_array_equal(cells[:128, :28, :28], digits)
 
 
 def test_a_profile_of_the_steps_asked_for_is_there(

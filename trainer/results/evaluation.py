@@ -58,9 +58,8 @@ class Evaluation:
 
 def evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> Evaluation:
     """Evaluates `logits / temperature`, float [n, 10], against labels, integers [n]."""
-    probabilities = np.exp(_log_softmax(logits, temperature))
     loss = _cross_entropy(logits, labels, temperature)
-    return Evaluation(labels.astype(np.int64), probabilities, loss)
+    return Evaluation(labels.astype(np.int64), np.exp(_log_softmax(logits, temperature)), loss)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

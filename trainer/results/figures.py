@@ -20,9 +20,9 @@ from trainer.results.evaluation import Evaluation
 INK, MUTED, LINE, BLUE, ORANGE = "#1b1b1b", "#595959", "#d9d9d9", "#0072B2", "#D55E00"
 _STYLE = {
     # Verdana has DejaVu's widths; a browser that has neither takes a narrower font.
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Helvetica", "Arial", "sans-serif"],
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
     **{"font.size": 9, "axes.titlesize": 10, "axes.titleweight": "bold"},
-    **{"axes.titlelocation": "left", "axes.grid": True, "legend.frameon": False},
+    **{"axes.titlelocation": "left", "legend.frameon": False},
     **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
     **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 0),
     **dict.fromkeys(("axes.edgecolor", "grid.color"), LINE),
@@ -198,6 +198,7 @@ def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
             if values[-1] is not None:
                 axes.plot(epochs, values, line, color=color, markersize=4, label=label)
         axes.set_title(name.capitalize())
+        axes.grid()
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     panels[0].legend()
     panels[1].set_xlabel("epoch")
@@ -218,4 +219,5 @@ def _calibration(reliability: np.ndarray) -> Figure:
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.legend(loc="lower right", markerscale=0.5)
+    axes.grid()
     return figure

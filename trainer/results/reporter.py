@@ -42,10 +42,7 @@ class Reporter:
         self._directory = files.join(plan.config.model_dir, run_directory.TENSORBOARD)
 
     def start(self, devices: Devices, resumed_from: int | None) -> None:
-        """Prints what is trained on what; a new run's configuration and graph go to TensorBoard.
-
-        A resumed run goes on from the step `resumed_from`, and events after it are dropped.
-        """
+        """Prints the plan, opens TensorBoard's files; a new run adds configuration and graph."""
         self._events = EventFiles(self._directory, resumed_from)
         plan, config, workers = self._plan, self._plan.config, len(devices.cluster.workers)
         where = devices.kind if devices.replicas == 1 else f"{devices.replicas} x {devices.kind}"
