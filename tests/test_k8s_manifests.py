@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import json
 import os
@@ -15,14 +14,15 @@ import tempfile
 
 import kubernetes_validate
 import pytest
+import runs
 import yaml
 
 from trainer import errors
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="needs kubectl on PATH")
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 OVERLAYS = ("cpu", "gpu", "multi-gpu", "multi-worker")
+COLLECTOR = yaml.safe_load((runs.ROOT / "k8s/collector.yaml").read_text())
 COMPONENTS = ("kueue", "spot", "data-in-image")
 OLDEST = "1.31"  # the first in which podFailurePolicy is stable
 
@@ -68,7 +68,7 @@ class Rendered:
 @functools.cache
 def submitted(overlay: str, run: str = "demo", *arguments: str) -> Rendered:
     """What `scripts/cluster.py submit` sends."""
-    script = (sys.executable, ROOT / "scripts/cluster.py", "submit", overlay, "--dry-run")
+    script = (sys.executable, runs.ROOT / "scripts/cluster.py", "submit", overlay, "--dry-run")
     command = [*script, "--name", run, *arguments]
     return Rendered(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -77,7 +77,7 @@ def submitted(overlay: str, run: str = "demo", *arguments: str) -> Rendered:
 def with_components(overlay: str, *components: str) -> Rendered:
     """An overlay of a user's own: an overlay of the repository, with components."""
     with tempfile.TemporaryDirectory() as directory:
-        shutil.copytree(ROOT / "k8s", pathlib.Path(directory, "k8s"))
+        shutil.copytree(runs.ROOT / "k8s", pathlib.Path(directory, "k8s"))
         own = pathlib.Path(directory, "k8s/overlays/own")
         own.mkdir()
         wanted = [f"../../components/{name}" for name in components]
@@ -98,10 +98,6 @@ def run(overlay: str) -> Rendered:
     return submitted(overlay)
 
 
-def collector() -> dict:
-    return yaml.safe_load((ROOT / "k8s/collector.yaml").read_text())
-
-
 def selects(selector: dict, labels: dict) -> bool:
     """Whether a label selector without expressions selects a pod with these labels."""
     assert set(selector) <= {"matchLabels"}
@@ -112,27 +108,16 @@ def ports(rule: dict) -> set[tuple[str, int]]:
     return {(port["protocol"], port["port"]) for port in rule.get("ports", [])}
 
 
-def validate(text: str) -> None:
-    for version in (OLDEST, kubernetes_validate.latest_version()):
-        kubernetes_validate.validate(json.loads(text), version, strict=True)
-
-
 def test_every_overlay_is_valid_with_every_component() -> None:
     """Each different object once, because a schema takes a while."""
-    objects = [collector()]
+    objects = [COLLECTOR]
     for overlay in OVERLAYS:
         objects += submitted(overlay).objects + with_components(overlay, *COMPONENTS).objects
         for component in COMPONENTS:
             objects += with_components(overlay, component).objects
     for text in {json.dumps(each, sort_keys=True) for each in objects}:
-        validate(text)
-
-
-def test_the_validation_is_strict() -> None:
-    wrong = copy.deepcopy(submitted("cpu").job)
-    wrong["spec"]["template"]["spec"]["containers"][0]["imagePullPolicie"] = "Always"
-    with pytest.raises(kubernetes_validate.ValidationError):
-        validate(json.dumps(wrong))
+        for version in (OLDEST, kubernetes_validate.latest_version()):
+            kubernetes_validate.validate(json.loads(text), version, strict=True)
 
 
 def test_two_runs_share_only_the_volume_claim_and_tensorboard(overlay: str, run: Rendered) -> None:
@@ -207,7 +192,7 @@ def test_no_overlay_falls_back_to_synthetic_digits_or_to_the_cpu(overlay, run) -
 
 
 def test_every_pod_passes_the_restricted_pod_security_standard(run: Rendered) -> None:
-    for pod in (*run.pods, collector()["spec"]):
+    for pod in (*run.pods, COLLECTOR["spec"]):
         # https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
         allowed = {"configMap", "emptyDir", "persistentVolumeClaim"}
@@ -230,7 +215,7 @@ def test_every_pod_passes_the_restricted_pod_security_standard(run: Rendered) ->
     assert [account["automountServiceAccountToken"] for account in accounts] == [False, False]
 
 
-def test_only_outputs_data_and_tmp_can_be_written(run: Rendered) -> None:
+def test_a_run_writes_only_to_outputs_data_and_tmp(run: Rendered) -> None:
     writable = {path for path, mount in run.mounts.items() if not mount.get("readOnly")}
     assert writable - {"/dev/shm"} == {"/outputs", "/data", "/tmp"}
 
@@ -269,15 +254,13 @@ def assert_is_own_workers(peers: list[dict], run: Rendered) -> None:
     assert not selects(peer["podSelector"], submitted("multi-worker", "demo-2").labels)
 
 
-def test_with_the_data_in_the_image_a_run_has_no_way_out(overlay: str) -> None:
+def test_with_the_data_in_the_image_a_run_reaches_only_its_workers_and_dns(overlay: str) -> None:
     run = with_components(overlay, "data-in-image")
     rules = run.rules("egress")
-    if overlay == "multi-worker":  # they still need their peers and the DNS that knows them
-        peers, dns = rules
-        assert [set(peer) for peer in peers["to"]] == [{"podSelector"}]
-        assert ports(dns) == {("UDP", 53), ("TCP", 53)}
-    else:
-        assert rules == []
+    assert len(rules) == (2 if overlay == "multi-worker" else 0)
+    for rule in rules:
+        is_to_workers = [set(peer) for peer in rule["to"]] == [{"podSelector"}]
+        assert is_to_workers or ports(rule) == {("UDP", 53), ("TCP", 53)}
     assert "/data" not in run.mounts  # a volume would hide the image's
 
 
@@ -291,9 +274,6 @@ def test_tensorboard_sees_every_run_and_changes_none_and_is_reached_in_its_names
     assert {"--logdir=/outputs", "--port=6006"} <= set(container["args"])
     (port,) = container["ports"]
     assert port["containerPort"] == 6006
-    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert container[probe]["httpGet"] == {"path": "/", "port": port["name"]}
-
     labels = deployment["metadata"]["labels"]
     service = run.one("Service", "tensorboard")["spec"]
     assert service["type"] == "ClusterIP"
@@ -302,7 +282,6 @@ def test_tensorboard_sees_every_run_and_changes_none_and_is_reached_in_its_names
     policy = run.one("NetworkPolicy", "tensorboard")["spec"]
     assert selects(policy["podSelector"], labels)
     assert not selects(policy["podSelector"], run.labels)
-    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     assert policy["egress"] == []
     (rule,) = policy["ingress"]
     assert rule["from"] == [{"podSelector": {}}]  # without a namespaceSelector: this namespace
@@ -325,16 +304,12 @@ def test_an_overlay_gets_the_hardware_it_is_for(overlay: str, run: Rendered) -> 
         assert resources["limits"]["memory"] == "64Gi"
 
 
-def test_the_number_of_workers_is_the_same_everywhere() -> None:
+def test_workers_find_each_other_by_the_names_that_the_service_gives_them() -> None:
     run = submitted("multi-worker", "demo", "--workers", "12")
     spec = run.job["spec"]
     assert spec["completionMode"] == "Indexed"
     assert spec["completions"] == spec["parallelism"] == 12
     assert run.environment["WORKER_COUNT"]["value"] == "12"
-
-
-def test_workers_find_each_other_by_the_names_that_the_service_gives_them() -> None:
-    run = submitted("multi-worker")
     service = run.one("Service", "workers")
     assert service["spec"]["clusterIP"] == "None"
     assert service["spec"]["publishNotReadyAddresses"] is True
@@ -359,13 +334,10 @@ def test_workers_prefer_nodes_of_their_own_and_share_the_volume() -> None:
     assert run.one("PersistentVolumeClaim")["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_kueue_gets_the_job_suspended_and_with_its_queue(overlay: str) -> None:
+def test_components_queue_the_job_and_tolerate_spot_nodes(overlay: str, run: Rendered) -> None:
     job = with_components(overlay, "kueue").job
     assert job["spec"]["suspend"] is True
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
-
-
-def test_spot_nodes_are_tolerated_and_left_in_time(overlay: str, run: Rendered) -> None:
     pod, before = with_components(overlay, "spot").pod, run.pod.get("tolerations", [])
     added = {toleration["key"] for toleration in pod["tolerations"] if toleration not in before}
     assert added == {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"}

@@ -12,12 +12,12 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import pytest
 import runs
+from cluster import temporary_files
 
 # 90 steps, a checkpoint every third: wherever a run is killed, it is between two of them.
 FLAGS = (
@@ -36,9 +36,7 @@ def start(directory: pathlib.Path, data: pathlib.Path, *more: str, **options) ->
 
 
 @pytest.fixture(scope="module")
-def log(
-    tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[pathlib.Path, str]:
+def log(tiny_dir: pathlib.Path, tmp_path_factory) -> tuple[pathlib.Path, str]:
     """A run with FLAGS that nobody disturbed, and what it wrote into its log."""
     directory = tmp_path_factory.mktemp("undisturbed") / "run"
     process = start(directory, tiny_dir, stderr=subprocess.STDOUT)
@@ -51,6 +49,17 @@ def log(
 def undisturbed(log: tuple[pathlib.Path, str]) -> pathlib.Path:
     """The directory of a run with FLAGS that nobody disturbed."""
     return log[0]
+
+
+@pytest.fixture
+def again(server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path):
+    """Runs the trainer with FLAGS and more in a directory, by default `tmp_path / "run"`."""
+
+    def run(*more: str, directory: pathlib.Path = tmp_path / "run", code: int = 0) -> runs.Answer:
+        flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}", *more)
+        return server(*flags, code=code)
+
+    return run
 
 
 def steps_saved(directory: pathlib.Path) -> int:
@@ -78,55 +87,41 @@ def assert_as_if_undisturbed(directory: pathlib.Path, undisturbed: pathlib.Path)
         there = runs.points(undisturbed / "tensorboard" / part)
         assert len(set(there)) == len(there) > 0
         assert sorted(runs.points(directory / "tensorboard" / part)) == sorted(there)
-    names = [str(path.relative_to(directory)) for path in directory.rglob("*")]
-    assert not [name for name in names if "partial" in name or "temp" in name.lower()]
+    assert temporary_files(directory) == []
     assert set(os.listdir(directory)) == set(os.listdir(undisturbed))
-    saved = directory / "saved_model"
-    assert os.listdir(saved) == [str(LAST)]
+    assert os.listdir(directory / "saved_model") == [str(LAST)]
 
 
-def kill_and_restart(
-    directory: pathlib.Path, data: pathlib.Path, kills: int, seed: int
-) -> list[int]:
-    """Kills the run at random moments, then lets it finish; returns the steps saved at each kill.
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(1, id="killed_once"),
+        pytest.param(10, id="killed_ten_times", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_run_ends_as_if_nothing_had_happened(
+    undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path, kills: int
+) -> None:
+    """The moments are drawn over the steps, and a few milliseconds beyond.
 
-    The moments are drawn over the steps, and a few milliseconds beyond, so that they hit training,
-    validation and saving alike, however fast the machine is.
+    So they hit training, validation and saving alike, however fast the machine is.
     """
-    chance = random.Random(seed)
+    directory, seed = tmp_path / "run", time.time_ns() % 10_000
     print(f"seed {seed}")
-    saved = []
+    chance = random.Random(seed)
     for target in sorted(chance.sample(range(1, LAST), kills)):
-        process = start(directory, data)
+        process = start(directory, tiny_dir)
         wait_until(lambda target=target: steps_saved(directory) >= target - 2, process)
         time.sleep(chance.uniform(0, 0.05))
         process.kill()
         process.communicate()
-        saved.append(steps_saved(directory))
-        print(f"killed at {saved[-1]}")
-    process = start(directory, data, "--resume=must")
+        saved = steps_saved(directory)
+        print(f"killed at {saved}")
+    process = start(directory, tiny_dir)
     out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert err == ""
-    assert f"resumed at step {saved[-1]}" in out
-    return saved
-
-
-def test_a_run_killed_twice_ends_as_if_nothing_had_happened(
-    undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    directory = tmp_path / "run"
-    saved = kill_and_restart(directory, tiny_dir, 2, seed=time.time_ns() % 10_000)
-    assert runs.metrics(directory)["resumed_from_step"] == saved[-1]
-    assert_as_if_undisturbed(directory, undisturbed)
-
-
-@pytest.mark.slow
-def test_a_run_killed_ten_times_ends_as_if_nothing_had_happened(
-    undisturbed: pathlib.Path, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    directory = tmp_path / "run"
-    kill_and_restart(directory, tiny_dir, 10, seed=time.time_ns() % 10_000)
+    assert (process.returncode, err) == (0, "")
+    assert f"resumed at step {saved}" in out or not saved
+    assert runs.metrics(directory)["resumed_from_step"] == (saved or None)
     assert_as_if_undisturbed(directory, undisturbed)
 
 
@@ -149,9 +144,9 @@ def test_a_run_killed_at_any_moment_of_the_clock_ends_as_if_nothing_had_happened
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-    server_answer = start(directory, tiny_dir)
-    assert server_answer.communicate()[1] == ""
-    assert server_answer.returncode == 0
+    process = start(directory, tiny_dir)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 0
     assert_as_if_undisturbed(directory, undisturbed)
 
 
@@ -165,9 +160,7 @@ class Stopped:
 
 
 @pytest.fixture(scope="module")
-def stopped(
-    tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[pathlib.Path, list[Stopped]]:
+def stopped(tiny_dir: pathlib.Path, tmp_path_factory) -> tuple[pathlib.Path, list[Stopped]]:
     """A run that got a SIGTERM on a terminal, then a Ctrl-C in a log; not finished."""
     directory = tmp_path_factory.mktemp("stopped") / "run"
     found = []
@@ -188,9 +181,7 @@ def stopped(
 
 
 @pytest.mark.parametrize(("which", "code", "name"), [(0, 143, "SIGTERM"), (1, 130, "SIGINT")])
-def test_a_signal_saves_the_progress_and_leaves_with_its_code(
-    stopped: tuple[pathlib.Path, list[Stopped]], which: int, code: int, name: str
-) -> None:
+def test_a_signal_saves_the_progress_and_leaves_with_its_code(stopped, which, code, name) -> None:
     directory, found = stopped
     process = found[which]
     assert process.code == code, process.out
@@ -202,16 +193,11 @@ def test_a_signal_saves_the_progress_and_leaves_with_its_code(
 
 
 def test_a_stopped_run_ends_as_if_nothing_had_happened(
-    stopped: tuple[pathlib.Path, list[Stopped]],
-    server: runs.TaskServer,
-    tiny_dir: pathlib.Path,
-    tmp_path: pathlib.Path,
-    undisturbed: pathlib.Path,
+    stopped: tuple[pathlib.Path, list[Stopped]], again, tmp_path: pathlib.Path, undisturbed
 ) -> None:
-    directory = tmp_path / "run"
-    shutil.copytree(stopped[0], directory)
-    out = server(*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}").out
-    assert_as_if_undisturbed(directory, undisturbed)
+    shutil.copytree(stopped[0], tmp_path / "run")
+    out = again().out
+    assert_as_if_undisturbed(tmp_path / "run", undisturbed)
     assert re.search(r"\ntime    [\d.]+ s training at .*, [\d.]+ s since it was resumed\n", out)
 
 
@@ -251,32 +237,15 @@ sys.exit(task.main(sys.argv))
 
 
 def test_a_call_that_never_returns_ends_with_stacks_and_the_run_resumes(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+    again, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={tmp_path / 'run'}")
-    done = subprocess.run(
-        [sys.executable, "-c", STUCK, *flags, "--stall_timeout_s=10"],
-        cwd=runs.ROOT,
-        env=runs.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 1
-    assert "in stuck" in done.stderr
-    assert "loop.py" in done.stderr
-    assert "resumed at step 6" in server(*flags, "--epochs=1").out
-
-
-def test_a_signal_during_the_start_leaves_at_once(
-    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    process = start(tmp_path / "run", tiny_dir)
-    time.sleep(1)  # the import of TensorFlow takes longer
-    process.send_signal(signal.SIGTERM)
-    assert re.fullmatch(r"stopped by SIGTERM: .*\n", process.communicate()[1])
-    assert process.returncode == 143
+    process = runs.python(STUCK, args=[*flags, "--stall_timeout_s=10"])
+    err = process.communicate(timeout=300)[1]
+    assert process.returncode == 1
+    assert "in stuck" in err
+    assert "loop.py" in err
+    assert "resumed at step 6" in again("--epochs=1").out
 
 
 def copy_of(run: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
@@ -288,21 +257,19 @@ def copy_of(run: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("damage", ["newest", "all"])
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
-    server: runs.TaskServer,
-    tiny_dir: pathlib.Path,
-    tmp_path: pathlib.Path,
-    undisturbed: pathlib.Path,
-    damage: str,
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
+    again, tmp_path: pathlib.Path, undisturbed: pathlib.Path, damage: str
 ) -> None:
     directory = copy_of(undisturbed, tmp_path)
     steps = {"newest": [LAST], "all": [LAST, LAST - 3]}[damage]
     for step in steps:
         path = directory / "checkpoints" / f"step-{step}.data-00000-of-00001"
         path.write_bytes(path.read_bytes()[:-1000])
-    answer = server(*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}")
-    told = re.findall(r"^warning: damaged checkpoint passed over: .*/step-(\d+)", answer.err, re.M)
-    assert told == [str(step) for step in steps]
+    answer = again()
+    reported = re.findall(
+        r"^warning: damaged checkpoint passed over: .*/step-(\d+)", answer.err, re.M
+    )
+    assert reported == [str(step) for step in steps]
     assert answer.err.count("\n") == len(steps)
     assert_as_if_undisturbed(directory, undisturbed)
     resumed = runs.metrics(directory)["resumed_from_step"]
@@ -310,10 +277,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(
 
 
 def test_what_a_killed_process_left_is_cleared_away(
-    server: runs.TaskServer,
-    tiny_dir: pathlib.Path,
-    tmp_path: pathlib.Path,
-    undisturbed: pathlib.Path,
+    again, tmp_path: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
     directory = copy_of(undisturbed, tmp_path)
     curves = directory / "tensorboard" / "train"
@@ -330,30 +294,23 @@ def test_what_a_killed_process_left_is_cleared_away(
         path.write_bytes(event_file.read_bytes())
     with open(event_file, "ab") as file:
         file.write(b"\x18\x00\x00\x00\x00\x00\x00\x00half of a record")
-    server(*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}")
+    again()
     assert_as_if_undisturbed(directory, undisturbed)
 
 
-def test_a_finished_run_is_left_as_it_is(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, undisturbed: pathlib.Path
-) -> None:
+def test_a_finished_run_is_left_as_it_is(again, undisturbed: pathlib.Path) -> None:
     before = runs.snapshot(undisturbed)
-    flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={undisturbed}")
     for epochs in ("--epochs=9", "--epochs=2"):
-        assert "finished already" in server(*flags, epochs).out
+        assert "finished already" in again(epochs, directory=undisturbed).out
     assert runs.snapshot(undisturbed) == before
 
 
 def test_more_epochs_continue_a_finished_run(
-    server: runs.TaskServer,
-    tiny_dir: pathlib.Path,
-    tmp_path: pathlib.Path,
-    undisturbed: pathlib.Path,
+    again, tmp_path: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
     directory = tmp_path / "run"
     shutil.copytree(undisturbed, directory)
-    flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}", "--epochs=11")
-    assert f"resumed at step {LAST}" in server(*flags).out
+    assert f"resumed at step {LAST}" in again("--epochs=11").out
     found = runs.metrics(directory)
     assert (found["epochs"], found["steps"], found["resumed_from_step"]) == (11, 110, LAST)
     assert found["weights_sha256"] != runs.metrics(undisturbed)["weights_sha256"]
@@ -365,21 +322,14 @@ def test_more_epochs_continue_a_finished_run(
 
 
 def test_fewer_epochs_than_it_has_come_are_refused(
-    server: runs.TaskServer,
-    tiny_dir: pathlib.Path,
-    tmp_path: pathlib.Path,
-    undisturbed: pathlib.Path,
+    again, tmp_path: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
-    directory = copy_of(undisturbed, tmp_path)
-    flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}")
-    assert "--epochs=2" in server(*flags, "--epochs=2", code=2).message
+    copy_of(undisturbed, tmp_path)
+    assert "--epochs=2" in again("--epochs=2", code=2).message
 
 
 def test_a_run_goes_on_with_other_devices_and_outlives_its_reader(
-    stopped: tuple[pathlib.Path, list[Stopped]],
-    tiny_dir: pathlib.Path,
-    tmp_path: pathlib.Path,
-    undisturbed: pathlib.Path,
+    stopped, tiny_dir: pathlib.Path, tmp_path: pathlib.Path, undisturbed: pathlib.Path
 ) -> None:
     """As `| head -1` does, the reader takes a line and leaves."""
     directory = tmp_path / "run"
