@@ -81,15 +81,15 @@ def _compile(strokes: str) -> _Glyph:
                 taps += [[max(i - 1, low), i, i + 1, min(i + 2, high)]] * len(u)
                 weights += list(basis / 2)
                 fine_stroke += [number] * len(u)
-    control, taps, weights = np.array(control), np.array(taps), np.array(weights)
-    control -= (control.max(0) + control.min(0)) / 2
-    fine = (control[taps] * weights[..., None]).sum(1)
+    points, taps, weights = np.array(control), np.array(taps), np.array(weights)
+    points -= (points.max(0) + points.min(0)) / 2
+    fine = (points[taps] * weights[..., None]).sum(1)
     steps = np.sqrt(((fine[1:] - fine[:-1]) ** 2).sum(1))
     steps[np.diff(fine_stroke) != 0] = 0  # the pen is lifted
     length = np.concatenate([[0], np.cumsum(steps)])
     # 1e-9 less, so that rounding does not push the last place beyond the end.
     places = np.searchsorted(length, np.linspace(0, length[-1], POINTS) - 1e-9)
-    return _Glyph(control, np.array(stroke), np.array(end), taps[places], weights[places])
+    return _Glyph(points, np.array(stroke), np.array(end), taps[places], weights[places])
 
 
 def _stacked(arrays: tuple[np.ndarray, ...]) -> np.ndarray:

@@ -18,8 +18,16 @@ _IMPORTING = threading.Lock()
 
 
 def open_standard_streams() -> None:
-    """Has odd file names printed, and Python's messages while `quiet_stderr` discards others."""
-    sys.stdout.reconfigure(errors="backslashreplace")
+    """Has odd file names printed, and Python's messages while `quiet_stderr` discards others.
+
+    Redirects closed streams to /dev/null: the next file opened would become descriptor 2.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    sys.stdout = open(os.dup(1), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
     sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
 
 
