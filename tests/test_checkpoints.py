@@ -151,21 +151,23 @@ def test_what_a_process_that_died_did_not_drop_is_dropped_and_nothing_else(
     assert_holds(run, 30)
 
 
-def test_a_process_that_dies_while_dropping_leaves_no_index_without_data(
-    run: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("module", "name"), [(files, "remove"), (os, "replace")])
+def test_a_process_that_dies_between_two_files_leaves_no_index_without_data(
+    run: pathlib.Path, monkeypatch: pytest.MonkeyPatch, module: types.ModuleType, name: str
 ) -> None:
     Job(run).save(10, 20)
-    remove = files.remove
+    function = getattr(module, name)
 
-    def die(path: str) -> None:
-        remove(path)
+    def die(*args: str) -> None:
+        function(*args)
         raise InterruptedError
 
-    monkeypatch.setattr(files, "remove", die)
+    monkeypatch.setattr(module, name, die)
     with pytest.raises(InterruptedError):
         Job(run, keep_checkpoints=2).save(30)
-    assert (run / "checkpoints" / "step-10.data-00000-of-00001").exists()
-    assert not (run / "checkpoints" / "step-10.index").exists()
+    found = [path.name for path in run.glob("checkpoints/step-*")]
+    assert found.count(f"step-10{INDEX}") == (module is os)
+    assert {path.removesuffix(INDEX) + DATA for path in found if path.endswith(INDEX)} <= {*found}
 
 
 @pytest.mark.parametrize(
@@ -198,6 +200,14 @@ def test_if_all_are_damaged_the_run_begins_again_unless_it_must_resume(
     with refused if resume == "must" else contextlib.nullcontext():
         assert job.restored() is None
     assert len(job.warnings) == 2
+
+
+def test_a_checkpoint_of_another_network_is_damage(run: pathlib.Path) -> None:
+    Job(run).save(10)
+    plan = types.SimpleNamespace(config=Config(model_dir=str(run)), total_steps=100)
+    other = Checkpoints(plan, {"model": [], "more": tf.Variable(1.0)}, is_chief=True)
+    console = types.SimpleNamespace(warn=lambda line: None)
+    assert other.restore(lambda step: step, console) == (Progress(), None)
 
 
 def test_a_damaged_list_of_checkpoints_hides_none(run: pathlib.Path) -> None:
