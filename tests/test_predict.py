@@ -121,11 +121,9 @@ def test_the_model_may_live_wherever_tensorflow_reads(pictures, capsys):
     assert call("--model_dir=ram://elsewhere", pictures[0], "--json") == 0
     assert json.loads(capsys.readouterr().out)["digit"] == 8
     assert call("--model_dir=ram://nowhere", pictures[0]) == 2
-    assert call("--model_dir=nosuchscheme://bucket", pictures[0]) == 2
 
 
 def test_wrong_command_lines_and_models_are_one_line_and_exit_2(run_dir, pictures, tmp_path, capfd):
-    (tmp_path / "file").touch()
     shutil.copytree(run_dir / "saved_model" / "1000", tmp_path / "damaged")
     (tmp_path / "damaged" / "saved_model.pb").write_bytes(b"damaged")
     tf = import_tensorflow()
@@ -134,7 +132,7 @@ def test_wrong_command_lines_and_models_are_one_line_and_exit_2(run_dir, picture
         "--model_dir or": [pictures[0]],
         "the images are missing": ["--model_dir", str(run_dir)],
         "holds no exported model": [f"--model_dir={tmp_path}", pictures[0]],
-        "cannot be read": [f"--model_dir={tmp_path}/file", pictures[0]],
+        "cannot be read": ["--model_dir=nosuchscheme://bucket", pictures[0]],
         "damaged' is not a digit classifier": [f"--model_dir={tmp_path}/damaged", pictures[0]],
         "foreign' is not a digit classifier": [f"--model_dir={tmp_path}/foreign", pictures[0]],
     }.items():
