@@ -9,9 +9,9 @@ import pytest
 import runs
 import tensorflow as tf
 
-from trainer.cluster.agreement import lost_worker
 from trainer.cluster.devices import describe
 from trainer.cluster.environment import Cluster
+from trainer.cluster.lost_worker import lost_worker
 from trainer.errors import UsageError
 from trainer.plan import Hardware
 

@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from trainer import data
 from trainer import plan as plans
 from trainer.cluster import rendezvous
-from trainer.cluster.agreement import Agreement, lost_worker
+from trainer.cluster.agreement import Agreement
 from trainer.cluster.devices import Devices, set_up
 from trainer.cluster.environment import Cluster
+from trainer.cluster.lost_worker import lost_worker
 from trainer.config import Config
 from trainer.data import Dataset
 from trainer.plan import Plan
@@ -160,7 +161,7 @@ def _train_and_finish(
     if is_chief:
         # Whoever only writes the results may run elsewhere than where the run was trained.
         trained = recorded.resolved if resumed_from == plan.total_steps else None
-        identity.record(plan, devices, dataset, resolved=trained)
+        directory.record(plan, devices, dataset, resolved=trained)
         reporter = Reporter(plan, trainer, dataset, console)
     reporter.start(devices, resumed_from)
     clock.lap("model")

@@ -1,30 +1,25 @@
-"""What workers agree on by collectives while they train, and which of them was lost."""
+"""What workers agree on by collectives, once the strategy connects them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import re
-import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from trainer.cluster.devices import Devices
-from trainer.cluster.environment import Cluster
 from trainer.cluster.rendezvous import differences
-from trainer.errors import ClusterError, UsageError
+from trainer.errors import UsageError
 from trainer.process.startup import import_tensorflow
 
 _TEXT_LIMIT = 4096  # bytes of a worker's facts
-_TASK = re.compile(r"/job:worker/replica:0/task:(\d+)(?![\d/])")  # not a device of a task
-_LINGER_S = 10.0  # until the lost worker's heartbeats have run out: all hear of it, not of this one
 
 
 class Agreement:
     """Collectives of all workers: each method is called by all of them, in the same order.
 
-    With one worker they return at once. A lost worker makes them raise what `lost_worker` explains.
+    With one worker they return at once. A lost worker makes them raise what `lost_worker.py` explains.
     """
 
     def __init__(self, devices: Devices):
@@ -68,29 +63,3 @@ class Agreement:
             self._rows([0])
         with contextlib.suppress(lost):  # the others fetch the chief's part from it: it stays
             self._rows([0])
-
-
-def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
-    """Returns what to raise for a worker that died, froze or was cut off, None for other errors.
-
-    The first task that TensorFlow's text names is the lost one: one whose heartbeats stopped or
-    whose connection closed, as others quote their neighbour's error first; behind "timed out task
-    names", one that did not come to the constructor of the strategy. A chief that froze or was cut
-    off is not named: only it serves the calls of the coordination service that time out then.
-    """
-    errors = import_tensorflow().errors
-    kinds = (errors.UnavailableError, errors.DeadlineExceededError)
-    kinds += (errors.AbortedError, errors.CancelledError)
-    if len(cluster.workers) == 1 or not isinstance(error, kinds):
-        return None
-    text = error.message
-    late = text.partition("timed out task names")[2].partition("Additional GRPC")[0]
-    lost = sorted(set(map(int, _TASK.findall(late) or _TASK.findall(text)[:1])))
-    if not lost and "CoordinationService" in text:
-        lost = [0]
-    if len(cluster.workers) > 2:
-        time.sleep(_LINGER_S)
-    return ClusterError(
-        f"{', '.join(map(cluster.name, lost)) or 'another worker'} was lost; progress is in the"
-        " last checkpoint, and starting all workers again goes on from it"
-    )

@@ -14,10 +14,14 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainer.cluster.devices import Devices
 from trainer.config import PRECISIONS, Config
+from trainer.data import Dataset
 from trainer.errors import UsageError
+from trainer.plan import Plan
 from trainer.process.console import counted
-from trainer.run import files
+from trainer.process.startup import available_cpus
+from trainer.run import files, identity
 
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
 CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
@@ -76,18 +80,8 @@ def examine(
         return recorded
     if config.resume == "never":
         raise UsageError(f"--resume=never, but {path} holds a run; give another --model_dir")
-    wanted, known = config.resolved(), recorded.data["sha256"]
-    if config.dataset == "auto":  # what that is, is only known once the data was looked for
-        wanted = dataclasses.replace(wanted, dataset=recorded.config.get("dataset"))
-    differences = wanted.differences(recorded.config)
-    for name, digest in (data_sha256 or {}).items():
-        if known.get(name) != digest:
-            differences.append(f"{name} differ")
-    if differences:
-        raise UsageError(
-            f"{path} holds another run: {', '.join(differences)};"
-            " give another --model_dir, or the run's flags and data"
-        )
+    known = recorded.data["sha256"]
+    identity.check_same_run(config, recorded.config, data_sha256 or {}, known)
     if recorded.epochs >= config.epochs:
         return recorded
     trained = checkpoint_steps(path)[:1] == [last_step]
@@ -149,6 +143,30 @@ def checkpoint_steps(path: str) -> list[int]:
     pattern = re.compile(CHECKPOINT_PREFIX + r"(\d+)\.index")
     names = map(pattern.fullmatch, files.names_in(files.join(path, CHECKPOINTS)))
     return sorted((int(match[1]) for match in names if match), reverse=True)
+
+
+def record(
+    plan: Plan, devices: Devices, dataset: Dataset, *, resolved: Mapping[str, Any] | None = None
+) -> None:
+    """Writes `config.json`; `resolved` is what was recorded before, if training is over."""
+    resolved = resolved or {
+        "precision": plan.precision,
+        "jit_compile": plan.jit_compile,
+        "steps_per_loop": plan.steps_per_loop,
+        "strategy": devices.name,
+        "devices": devices.kind,
+        "replicas": devices.replicas,
+        "workers": len(devices.cluster.workers),
+        "cpus": available_cpus(),
+    }
+    content = {
+        "config": plan.config.to_dict(),
+        "resolved": dict(resolved),
+        "data": {"name": dataset.name, "source": dataset.source, "sha256": dict(dataset.sha256)},
+        "versions": identity.versions(),
+    }
+    files.remove_leftovers(plan.config.model_dir)
+    write_json(plan.config.model_dir, CONFIG, content)
 
 
 def write_json(path: str, name: str, record: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""What identifies a run: its flags, its data, the code and the versions that compute it."""
+"""What identifies a run: its flags and data; the code and the versions that compute it."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import pathlib
@@ -10,12 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import trainer
-from trainer.cluster.devices import Devices
 from trainer.config import Config, Scope
-from trainer.data import Dataset
-from trainer.plan import Plan
-from trainer.process.startup import available_cpus
-from trainer.run import directory, files
+from trainer.errors import UsageError
 
 # What decides the weights; the rest of the package (pictures, reports) may change within a run.
 _COMPUTES = ("config.py", "plan.py", "job.py", "loop.py", "data", "model", "cluster", "run")
@@ -32,34 +29,36 @@ def fingerprint(config: Config, data_sha256: Mapping[str, str]) -> dict[str, str
     }
 
 
-def record(
-    plan: Plan, devices: Devices, dataset: Dataset, *, resolved: Mapping[str, Any] | None = None
+def check_same_run(
+    config: Config,
+    recorded: Mapping[str, Any],
+    data_sha256: Mapping[str, str],
+    recorded_sha256: Mapping[str, str],
 ) -> None:
-    """Writes `config.json`; `resolved` is what was recorded before, if training is over."""
-    resolved = resolved or {
-        "precision": plan.precision,
-        "jit_compile": plan.jit_compile,
-        "steps_per_loop": plan.steps_per_loop,
-        "strategy": devices.name,
-        "devices": devices.kind,
-        "replicas": devices.replicas,
-        "workers": len(devices.cluster.workers),
-        "cpus": available_cpus(),
+    """Raises `UsageError` if configuration or data are of another run than those recorded."""
+    wanted = config.resolved()
+    if config.dataset == "auto":  # what that is, is only known once the data was looked for
+        wanted = dataclasses.replace(wanted, dataset=recorded.get("dataset"))
+    differences = wanted.differences(recorded)
+    for name, digest in data_sha256.items():
+        if recorded_sha256.get(name) != digest:
+            differences.append(f"{name} differ")
+    if differences:
+        raise UsageError(
+            f"{config.model_dir} holds another run: {', '.join(differences)};"
+            " give another --model_dir, or the run's flags and data"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of what computes the weights."""
+    return {
+        "trainer": trainer.__version__,
+        "code": _code_digest(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
+        "platform": platform.platform(),
     }
-    content = {
-        "config": plan.config.to_dict(),
-        "resolved": dict(resolved),
-        "data": {"name": dataset.name, "source": dataset.source, "sha256": dict(dataset.sha256)},
-        "versions": {
-            "trainer": trainer.__version__,
-            "code": _code_digest(),
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
-            "platform": platform.platform(),
-        },
-    }
-    files.remove_leftovers(plan.config.model_dir)
-    directory.write_json(plan.config.model_dir, directory.CONFIG, content)
 
 
 def _code_digest() -> str:
