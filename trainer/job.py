@@ -26,14 +26,7 @@ from trainer.run import directory, files, identity, lock
 from trainer.run.directory import Recorded, State
 
 
-def run(
-    config: Config,
-    cluster: Cluster,
-    *,
-    console: Console,
-    stop: StopSignals,
-    dataset: Dataset | None = None,
-) -> None:
+def run(config: Config, cluster: Cluster, *, console: Console, stop: StopSignals) -> None:
     """Trains as `config` says, from wherever its directory stands, and leaves everything there.
 
     Args:
@@ -41,13 +34,12 @@ def run(
       cluster: this process and the workers beside it.
       console: where progress is shown.
       stop: the signals that may end the run early.
-      dataset: stands in for what `config` names.
 
     Raises:
       TrainerError: of every kind in `errors.py`, each with what to do.
     """
     clock = Clock()
-    config, dataset = _get_ready(config, cluster, dataset, console, clock)
+    config, dataset = _get_ready(config, cluster, console, clock)
     examples = plans.training_examples(config, len(dataset.train_labels))
     last_step = plans.epoch_end(config, examples, config.epochs)
     cluster = _meet(config, cluster, dataset, last_step)
@@ -75,7 +67,7 @@ def run(
 
 
 def _get_ready(
-    config: Config, cluster: Cluster, dataset: Dataset | None, console: Console, clock: Clock
+    config: Config, cluster: Cluster, console: Console, clock: Clock
 ) -> tuple[Config, Dataset]:
     """Loads the data while TensorFlow, which takes longer, is imported.
 
@@ -90,9 +82,7 @@ def _get_ready(
         # A run goes on with the data set that `auto` became when it began.
         name = directory.read(config.model_dir).config.get("dataset", name)
     notes: list[str] = []  # standard error is held back during the import
-    loading = ThreadPoolExecutor(1).submit(
-        lambda: dataset or data.load(name, config.data_dir, notify=notes.append)
-    )
+    loading = ThreadPoolExecutor(1).submit(data.load, name, config.data_dir, notify=notes.append)
     try:
         startup.import_tensorflow()
         clock.lap("imports")

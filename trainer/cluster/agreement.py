@@ -19,7 +19,7 @@ _TEXT_LIMIT = 4096  # bytes of a worker's facts
 class Agreement:
     """Collectives of all workers: each method is called by all of them, in the same order.
 
-    With one worker they return at once. A lost worker makes them raise what `lost_worker.py` explains.
+    With one worker they return at once. A lost worker makes them raise TensorFlow's `OpError`.
     """
 
     def __init__(self, devices: Devices):
