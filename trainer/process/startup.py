@@ -19,7 +19,7 @@ _IMPORTING = threading.Lock()
 
 def open_standard_streams() -> None:
     """Has odd file names printed, and Python's messages while `quiet_stderr` discards others."""
-    sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout = open(1, "w", closefd=False, errors="backslashreplace")  # noqa: SIM115
     sys.stderr = open(os.dup(2), "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
 
 
