@@ -22,7 +22,7 @@ def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
     off is not named: only it serves the calls of the coordination service that time out then.
     """
     errors = import_tensorflow().errors
-    kinds = (errors.UnavailableError, errors.DeadlineExceededError)
+    kinds: tuple[type, ...] = errors.UnavailableError, errors.DeadlineExceededError
     kinds += (errors.AbortedError, errors.CancelledError)
     if len(cluster.workers) == 1 or not isinstance(error, kinds):
         return None
