@@ -135,12 +135,6 @@ def test_a_second_ctrl_c_kills_workers_that_do_not_leave(project: pathlib.Path) 
     assert all(gone(pid) for index in (0, 1) for pid in pids(project, index))
 
 
-def test_a_number_of_workers_that_cannot_be_is_refused(project: pathlib.Path) -> None:
-    code, lines = launched(project, "--workers=65")
-    assert code == 2
-    assert "--workers" in lines[-1]
-
-
 def test_a_reader_that_leaves_stops_no_worker(project: pathlib.Path) -> None:
     process = launch(project, "--workers=2", "--restart", "--", "0:wait,0", "1:0")
     process.stdout.close()
