@@ -1,7 +1,6 @@
-"""The failures a user can do something about, each with its exit code for a job controller.
+"""The failures a user can mend, each with its exit code for a job controller.
 
-Whoever raises one of these writes the whole message: one line that names what was wrong, where, and
-what to do. The entry points print it without a traceback and leave with `exit_code`.
+A message is one line: what was wrong, where, and what to do. It is printed without a traceback.
 """
 
 # From here on an exit code says that another start helps (Kubeflow's ExitCode restart policy).

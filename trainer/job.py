@@ -29,14 +29,8 @@ from trainer.run.directory import Recorded, State
 def run(config: Config, cluster: Cluster, *, console: Console, stop: StopSignals) -> None:
     """Trains as `config` says, from wherever its directory stands, and leaves everything there.
 
-    Args:
-      config: as the flags gave it.
-      cluster: this process and the workers beside it.
-      console: where progress is shown.
-      stop: the signals that may end the run early.
-
     Raises:
-      TrainerError: of every kind in `errors.py`, each with what to do.
+      TrainerError: of every kind in `errors.py`.
     """
     clock = Clock()
     config, dataset = _get_ready(config, cluster, console, clock)
