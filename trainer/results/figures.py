@@ -133,7 +133,7 @@ def _digits(
     top = 6 + 54 * bool(title)
     figure, axes = _canvas(columns * width, top + 40 * sum(map(bool, sections)) + rows * height)
     axes.text(6, 40, title, size=15, weight="bold")
-    style = {"norm": Normalize(0, 255), "interpolation": "bicubic" if smooth else "none"}
+    style = {"norm": Normalize(0, 255), "interpolation": "bilinear" if smooth else "none"}
     frames, colors = [], []
     for heading, chosen in sections.items():
         axes.text(6, top + 22, heading, size=11, color=MUTED)
