@@ -12,7 +12,10 @@ import socket
 import time
 
 import pytest
-from cluster import PATIENCE_S, Workers
+from cluster import PATIENCE_S, Workers, free_addresses
+
+from trainer.cluster.environment import Cluster
+from trainer.cluster.rendezvous import meet
 
 WORKER = """
 import pathlib, socket, sys
@@ -162,3 +165,10 @@ def test_whoever_is_lost_while_the_others_wait_may_come_again(
             workers.start(lost)
         workers.send(lost, signal.SIGCONT)
         assert met(workers)
+
+
+def test_a_worker_alone_needs_no_port() -> None:
+    cluster = Cluster(tuple(free_addresses(1)))
+    port = int(cluster.workers[0].rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        meet(cluster, {}, timeout_s=60, finished=lambda: False)

@@ -47,8 +47,9 @@ def test_the_page_fits_a_screen_and_needs_nothing_but_itself(
     assert all(sizes)
     assert all(browser.run("[...document.images].map((image) => image.alt)"))
     assert browser.run("document.scripts.length") == 0
-    assert browser.requests() == [page.as_uri()]
-    assert browser.errors() == []
+    loaded = browser.run("performance.getEntriesByType('resource').map((each) => each.name)")
+    assert [name for name in loaded if not name.startswith("data:")] == []
+    assert browser.driver.get_log("browser") == []
 
 
 def test_its_figures_are_files_as_well(page: pathlib.Path, browser: browsers.Browser) -> None:

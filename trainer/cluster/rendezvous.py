@@ -35,6 +35,8 @@ def meet(
     not come within `timeout_s` or this one's port is taken, and `UsageError`, on every worker, if
     `fingerprint`, by name, is not equal on all.
     """
+    if len(cluster.workers) == 1:
+        return
     deadline = time.monotonic() + timeout_s
 
     def wait(missing: Callable[[], Sequence[int]]) -> None:
