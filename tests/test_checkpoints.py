@@ -219,6 +219,7 @@ def test_workers_restore_what_the_chief_did_and_change_nothing(run: pathlib.Path
     before = sorted(os.listdir(run / "checkpoints"))
     worker = Job(run, is_chief=False, keep_checkpoints=1)
     assert worker.restored(lambda step: 10) == 10
+    assert Job(run, is_chief=False).restored(lambda step: -1) is None  # the chief begins anew
     worker.save(30)
     assert sorted(os.listdir(run / "checkpoints")) == before
     cut(run / "checkpoints" / f"step-10{DATA}")

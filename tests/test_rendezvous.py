@@ -15,7 +15,7 @@ import pytest
 from cluster import PATIENCE_S, Workers, free_addresses
 
 from trainer.cluster.environment import Cluster
-from trainer.cluster.rendezvous import meet
+from trainer.cluster.rendezvous import differences, meet
 
 WORKER = """
 import pathlib, socket, sys
@@ -172,3 +172,8 @@ def test_a_worker_alone_needs_no_port() -> None:
     port = int(cluster.workers[0].rpartition(":")[2])
     with socket.create_server(("127.0.0.1", port)):
         meet(cluster, {}, timeout_s=60, finished=lambda: False)
+
+
+def test_long_values_that_end_differently_differ() -> None:
+    values = {index: {"--model_dir": "/" + "a" * 60 + str(index)} for index in range(2)}
+    assert "--model_dir" in differences(Cluster(("a:1", "b:1")), values)

@@ -34,7 +34,7 @@ class StorageError(TrainerError):
 
 
 class ClusterError(TrainerError):
-    """A peer was lost or the cluster did not form; the last checkpoint stands, so try again."""
+    """A worker was lost or the cluster did not form; the last checkpoint stands, so try again."""
 
     exit_code = 138
 

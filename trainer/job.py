@@ -49,13 +49,9 @@ def run(config: Config, cluster: Cluster, *, console: Console, stop: StopSignals
         precision = recorded.resolved.get("precision")
         plan = plans.make(config, examples, devices.hardware, devices.replicas, precision)
         agreement = Agreement(devices)
-        agreement.compare(
-            {
-                "--precision": plan.precision,
-                "--jit_compile": plan.jit_compile,
-                "devices": f"{len(devices.local_replicas)} {devices.kind}",
-            }
-        )
+        here = f"{len(devices.local_replicas)} {devices.kind}"
+        facts = {"--precision": plan.precision, "--jit_compile": plan.jit_compile, "devices": here}
+        agreement.compare(facts)
         clock.lap("devices")
         _train_and_finish(plan, devices, agreement, dataset, recorded, console, stop, clock)
 
@@ -75,16 +71,11 @@ def _get_ready(
     if name == "auto" and config.model_dir and not config.data_dir:
         # A run goes on with the data set that `auto` became when it began.
         name = directory.read(config.model_dir).config.get("dataset", name)
-    notes: list[str] = []  # standard error is held back during the import
-    loading = ThreadPoolExecutor(1).submit(data.load, name, config.data_dir, notify=notes.append)
-    try:
-        startup.import_tensorflow()
-        clock.lap("imports")
-        loaded = loading.result()
-    finally:
-        clock.lap("data")
-        for note in notes:
-            console.warn(note)
+    loading = ThreadPoolExecutor(1).submit(data.load, name, config.data_dir, notify=console.warn)
+    startup.import_tensorflow()
+    clock.lap("imports")
+    loaded = loading.result()
+    clock.lap("data")
     where = config.model_dir or directory.default_path(loaded.name, config.model)
     return dataclasses.replace(config.resolved(), dataset=loaded.name, model_dir=where), loaded
 
@@ -159,8 +150,9 @@ def _train_and_finish(
     )
     batches = pipeline.distribute(datasets, devices.strategy)
     clock.lap("pipeline")
-    trainer.trace(batches)  # the first digits are prepared meanwhile
-    progress.train_seconds += clock.lap("graph")
+    if progress.step < plan.total_steps:
+        trainer.trace(batches)  # the first digits are prepared meanwhile
+        progress.train_seconds += clock.lap("graph")
     with stop.deferred():
         ended = loop.train(
             plan, trainer, batches, progress, checkpoints, reporter, agreement, stop, clock

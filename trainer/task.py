@@ -20,7 +20,6 @@ Train a network to read handwritten digits, and export it.
 
   python -m trainer.task --epochs 5
   python -m trainer.task --model cnn --model_dir runs/best     (again: resumes)
-  python -m trainer.task --flagfile my.flags                   (a flag a line)
 """
 
 
@@ -47,7 +46,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _finished_already(config: Config, cluster: environment.Cluster, console: Console) -> bool:
-    """Refuses what cannot run, as far as that is known without TensorFlow."""
+    """Returns whether the run is finished; refuses what cannot run, all without TensorFlow."""
     environment.check(config, cluster)
     if not config.model_dir or files.is_local(config.model_dir):
         directory.check_path(config.model_dir or "runs", write=cluster.is_chief)

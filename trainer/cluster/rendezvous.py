@@ -69,7 +69,7 @@ def differences(cluster: Cluster, fingerprints: Mapping[int, Mapping[str, str]])
     """
     found = []
     for name in sorted({name for each in fingerprints.values() for name in each}):
-        values = {i: each.get(name, "missing")[:40] for i, each in sorted(fingerprints.items())}
+        values = {i: each.get(name, "missing") for i, each in sorted(fingerprints.items())}
         common = collections.Counter(values.values()).most_common(1)[0][0]
         rare = [f"{v} on {cluster.name(i)}" for i, v in values.items() if v != common]
         if rare:

@@ -1,6 +1,6 @@
 """A data set as four checked arrays: read, downloaded or drawn.
 
-Flags are checked against this package, so it imports nothing slow at module level.
+Imported before the flags are checked, so it imports nothing slow at module level.
 """
 
 from __future__ import annotations

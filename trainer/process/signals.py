@@ -44,7 +44,8 @@ class StopSignals:
         signal.set_wakeup_fd(-1)
         self._writer.close()
         # What was under way, an import for example, may have turned `Interrupted` into another.
-        if self.received and isinstance(error, Exception) and not isinstance(error, TrainerError):
+        expected = self._deferred or isinstance(error, TrainerError)
+        if self.received and isinstance(error, Exception) and not expected:
             raise self.error() from None
 
     def _handle(self, number: int, frame: object) -> None:
@@ -60,7 +61,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only notes signals, in `received`, while the block runs."""
+        """Only notes signals, in `received`, while the block runs; to the end, if it raises."""
         self._deferred = True
         yield
         self._deferred = False

@@ -80,9 +80,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return math.exp((low + high) / 2)
 
 
-def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
     """Returns Wilson's score interval, https://doi.org/10.1080/01621459.1927.10502953, 95 %."""
-    share, spread = right / total, z * z / total
+    share, spread = right / total, 1.96**2 / total  # the normal quantile of 97.5 %
     center = (share + spread / 2) / (1 + spread)
     half = math.sqrt(share * (1 - share) * spread + spread * spread / 4) / (1 + spread)
     return max(0.0, center - half), min(1.0, center + half)

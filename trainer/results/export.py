@@ -25,13 +25,13 @@ class Classifier(tf.Module):
 
     def __init__(self, model: keras.Model, temperature: float):
         super().__init__(name="classifier")
-        self._call, self._temperature = model, temperature
+        self._model, self._temperature = model, temperature
         self.weights = [variable.value for variable in model.variables]
 
     @tf.function(input_signature=[_IMAGES], autograph=False)
     def serving_default(self, images):
         """Answers for digits as MNIST holds them."""
-        logits = networks.logits(self._call, images)
+        logits = networks.logits(self._model, images)
         probabilities = tf.nn.softmax(logits / self._temperature)
         return {"classes": tf.argmax(logits, 1), "probabilities": probabilities}
 

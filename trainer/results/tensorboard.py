@@ -36,7 +36,6 @@ class EventFiles:
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         last_step = -1 if resumed_from is None else resumed_from
         for part, last in (("train", last_step), ("validation", last_step), ("test", -1)):
-            files.remove_leftovers(files.join(directory, part))
             keep_events(files.join(directory, part), last)
 
     def writer(self, part: str) -> tf.summary.SummaryWriter:

@@ -85,6 +85,8 @@ class Checkpoints:
                 damaged += 1
         agreed = from_chief(progress.step if progress else -1)
         if agreed < 0:
+            for variable, copy in zip(self._variables, self._copies, strict=True):
+                variable.assign(copy)  # what was read of a damaged one, or not on the chief
             if damaged and config.resume == "must":
                 raise UsageError(
                     f"--resume=must, but none of the {damaged} checkpoints in {config.model_dir}"
@@ -108,7 +110,7 @@ class Checkpoints:
             self._checkpoint.read(path).assert_existing_objects_matched()
             return Progress(**json.loads(self._progress.numpy()))
         except _DAMAGE as error:
-            reason = str(error).splitlines()[0][:120]
+            reason = (str(error) or repr(error)).splitlines()[0][:120]
             raise ClusterError(f"{path} cannot be read ({reason})") from None
 
     def _path(self, step: int) -> str:

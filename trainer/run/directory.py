@@ -17,7 +17,7 @@ from typing import Any
 from trainer.cluster.devices import Devices
 from trainer.config import PRECISIONS, Config
 from trainer.data import Dataset
-from trainer.errors import UsageError
+from trainer.errors import StorageError, UsageError
 from trainer.plan import Plan
 from trainer.process.console import counted
 from trainer.process.startup import available_cpus
@@ -130,7 +130,9 @@ def read(path: str) -> Recorded:
         file = files.join(path, METRICS)
         metrics = json.loads(files.read_text(file) or "{}")
         epochs = int(metrics["epochs"]) if metrics.get("finished") is True else 0
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except OSError as error:  # of a file system that may come back
+        raise StorageError(f"{file} cannot be read ({error.strerror}); try again") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
             f"{file} cannot be read ({error!r:.100}); move it away or give another --model_dir"
         ) from None

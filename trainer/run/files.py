@@ -14,7 +14,7 @@ import types
 import uuid
 from collections.abc import Iterator, Sequence
 
-from trainer.errors import StorageError
+from trainer.errors import StorageError, UsageError
 from trainer.process.startup import import_tensorflow
 
 # A prefix: `tf.io.gfile` takes a path on `ram://` for a directory if another begins with it.
@@ -41,7 +41,12 @@ def is_local(path: str) -> bool:
 
 
 def _io(path: str):
-    return _LOCAL if is_local(path) else import_tensorflow().io.gfile
+    if is_local(path):
+        return _LOCAL
+    gfile, scheme = import_tensorflow().io.gfile, path.partition("://")[0]
+    if scheme not in gfile.get_registered_schemes():
+        raise UsageError(f"{path}: TensorFlow has no file system {scheme}://; name another path")
+    return gfile
 
 
 def exists(path: str) -> bool:

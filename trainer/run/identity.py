@@ -15,7 +15,7 @@ from trainer.config import Config, Scope
 from trainer.errors import UsageError
 
 # What decides the weights; the rest of the package (pictures, reports) may change within a run.
-_COMPUTES = ("config.py", "plan.py", "job.py", "loop.py", "data", "model", "cluster", "run")
+_COMPUTES = ("config.py", "recipes.py", "plan.py", "loop.py", "data", "model", "cluster", "run")
 
 
 def fingerprint(config: Config, data_sha256: Mapping[str, str]) -> dict[str, str]:
