@@ -24,6 +24,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from trainer.errors import RETRYABLE_FROM
 
+_VENV = os.path.join(sys.path[0], ".venv", "bin", "python")  # need not be activated
+PYTHON = _VENV if os.path.exists(_VENV) else sys.executable
 MAX_STARTS = 100  # of one worker
 GRACE_S = 30.0  # from SIGTERM to SIGKILL, to save progress
 
@@ -77,7 +79,7 @@ class Launcher:
         place = {"type": "worker", "index": index}
         config = json.dumps({"cluster": {"worker": self._addresses}, "task": place})
         path = os.pathsep.join(filter(None, (sys.path[0], os.environ.get("PYTHONPATH"))))
-        command = [sys.executable, "-m", "trainer.task", *self._options.flags]
+        command = [PYTHON, "-m", "trainer.task", *self._options.flags]
         if self._options.pin:
             cores = sorted(os.sched_getaffinity(0))
             command = ["taskset", "--cpu-list", str(cores[index % len(cores)]), *command]

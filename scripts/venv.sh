@@ -23,7 +23,7 @@ ensure_venv() { # NAME
 }
 
 install() { # NAME PYTHON
-  local lock=$root/requirements/$1.txt
+  local name=$1 lock=$root/requirements/$1.txt
   echo "Installing $lock into $venv, once: 0.8 GB, up to 5 minutes (gpu: 3.5 GB, 15 minutes)" >&2
   # An environment without this mark is somebody's own; lib/ goes before the mark does.
   [ ! -e "$venv/installed" ] || is_complete || rm -rf "${venv:?}/lib" "$venv"
@@ -34,6 +34,6 @@ install() { # NAME PYTHON
     "$venv/bin/python" -I -m pip install --no-input --compile "$@" >&2 ||
     die 1 "could not install $lock; the same command tries again"
   echo "$root" >"$(echo "$venv"/lib/python3.*/site-packages)/number-recognition-trainer.pth"
-  cp "$root/requirements/cpu.txt" "$lock" "$venv/installed/"
+  cp "$root/requirements/cpu.txt" "$venv/installed/cpu.txt" && cp "$lock" "$venv/installed/$name.txt"
   echo "$root" >"$venv/installed/root"
 }

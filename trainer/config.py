@@ -49,6 +49,8 @@ _integer, _choice = flags.IntegerParser, flags.EnumParser
 def _flag(
     default: Any, help: str, parser: flags.ArgumentParser | None = None, scope: Scope = Scope.RUN
 ) -> Any:
+    if choices := getattr(parser, "enum_values", None):
+        help = f"<{'|'.join(choices)}>: {help}"
     known = {"help": help, "parser": parser or flags.ArgumentParser(), "scope": scope}
     return dataclasses.field(default=default, metadata=known)
 
@@ -97,10 +99,7 @@ class Config:
         Scope.PART,
     )
     virtual_devices: int = _flag(
-        0,
-        "split the CPU into this many logical devices, to try multi-replica code anywhere",
-        _integer(0, 64),
-        Scope.PART,
+        0, "split the CPU into this many, to try multi-replica code", _integer(0, 64), Scope.PART
     )
     cluster_timeout_s: float = _flag(
         600.0, "seconds that workers wait for each other", _Number(0.1, 86_400), Scope.PART

@@ -107,9 +107,9 @@ def _named_failures(config: Config, cluster: Cluster) -> Iterator[None]:
         yield
     except (OSError, startup.import_tensorflow().errors.OpError) as error:
         known = files.failure(error, config.model_dir) or lost_worker(error, cluster)
-        if known is None:
-            raise
-        raise known from error
+        if known:
+            raise known from error
+        raise
 
 
 def _train_and_finish(

@@ -66,7 +66,7 @@ def read_directory(directory: str | os.PathLike, name: str, label: str) -> Found
     directory = pathlib.Path(directory).expanduser()
     paths, missing = locate(directory, name)
     if missing:
-        lacking = f"neither {' and '.join(missing)} (plain or .gz) nor {name}.npz"
+        lacking = f"neither {', '.join(missing)} (plain or .gz) nor {name}.npz"
         raise DataError(f"{label} has {lacking}")
     if len(paths) == 1:
         arrays, source = formats.read_npz(paths[0]), paths[0]

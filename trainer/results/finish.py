@@ -117,7 +117,8 @@ def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> 
     console.line(
         f"test    {accuracy:.2%} of {count:,} {metrics['dataset']} digits read right"
         f" (95 % interval {low:.2%} to {high:.2%}),"
-        f" {counted(round(count * (1 - accuracy)), 'mistake')}; loss {metrics['test_loss']:.4f}"
+        f" {counted(round(count * (1 - accuracy)), 'mistake')};"
+        f" calibrated loss {metrics['test_loss']:.4f}"
     )
     if accuracy < 0.2:  # of ten classes
         console.line(
@@ -127,11 +128,9 @@ def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> 
     held_out, rate = config.validation_examples, metrics["examples_per_second"]
     origin = "fitted on the validation digits" if held_out else "the recipe's: no validation digits"
     speed = f" at {rate:,} digits/s" if rate else ""
-    # A resumed run has trained before this process began.
     whole = "in all" if metrics["resumed_from_step"] is None else "since it was resumed"
     path, parent = config.model_dir, os.path.dirname(config.model_dir)
     where, runs = shlex.quote(path), shlex.quote(parent or path)
-    # This Python, whose environment need not be activated.
     python = shlex.quote(min(sys.executable, os.path.relpath(sys.executable), key=len))
     console.line(
         f"calib   expected calibration error {metrics['test_calibration_error']:.2%} at temperature"

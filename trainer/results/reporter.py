@@ -112,7 +112,7 @@ class Reporter:
         text = f"epoch {epoch}/{config.epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}"
         if validated:
             text += f"   validation loss {validated.loss:.4f}  accuracy {validated.accuracy:.2%}"
-        self._console.line(f"{text}   {progress.train_seconds:.1f} s")
+        self._console.line(f"{text}   {progress.train_seconds:.1f} s so far")
 
     def _validate(self, step: int) -> Evaluation:
         held_out = slice(self._plan.examples, None)
