@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -104,8 +105,17 @@ def test_a_profile_is_a_range_of_steps() -> None:
         {"virtual_devices": 2, "strategy": "cpu"},
         {"dataset": "synthetic", "data_dir": "here"},
         {"model_dir": ""},
+        {"data_dir": ""},
     ],
 )
 def test_a_record_that_cannot_be_is_never_made(flags: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=f"--{next(iter(flags))}|--data_dir"):
         Config(**flags)
+
+
+def test_a_home_directory_may_be_written_as_a_tilde() -> None:
+    """The shell leaves one after `=` as it is."""
+    config = Config(model_dir="~/run", data_dir="~/mnist")
+    assert (config.model_dir, config.data_dir) == tuple(
+        os.path.expanduser(path) for path in ("~/run", "~/mnist")
+    )

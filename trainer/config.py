@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,13 @@ class _Number(flags.FloatParser):
         if not math.isfinite(value):  # no bound refuses NaN
             raise ValueError(f"{argument} is not a finite number")
         return value
+
+
+class _Path(flags.ArgumentParser):
+    def parse(self, argument: Any) -> str:
+        if not argument:
+            raise ValueError("it is empty; name a directory, or leave the flag out")
+        return os.path.expanduser(argument)
 
 
 class _StepRange(flags.ArgumentParser):
@@ -76,15 +84,14 @@ class Config:
         _choice(DATASETS),
     )
     data_dir: str | None = _flag(
-        None,
-        "directory with IDX files (plain or .gz) or an .npz; looked at first",
-        scope=Scope.PROCESS,
+        None, "directory with IDX files or an .npz; looked at first", _Path(), Scope.PROCESS
     )
     model_dir: str | None = _flag(
         None,
         "where the run lives; the same directory again resumes it, more --epochs continue it"
         " (default: runs/<dataset>-<model>-<time>)",
-        scope=Scope.PART,
+        _Path(),
+        Scope.PART,
     )
     resume: str = _flag(
         "auto",
@@ -118,9 +125,7 @@ class Config:
     warmup: float | None = _recipe_flag(
         "share of all steps in which the learning rate rises", _Number(0, 0.99)
     )
-    weight_decay: float | None = _recipe_flag(
-        "decoupled weight decay of the kernels", _Number(0, 0.99)
-    )
+    weight_decay: float | None = _recipe_flag("decoupled decay of the kernels", _Number(0, 0.99))
     label_smoothing: float | None = _recipe_flag(
         "share of the target spread over all classes", _Number(0, 0.99)
     )
@@ -142,10 +147,7 @@ class Config:
         Scope.PART,
     )
     checkpoint_every: int = _flag(
-        0,
-        "steps between checkpoints; 0 is only at the end of each epoch",
-        _integer(0),
-        Scope.PART,
+        0, "steps between checkpoints; 0: only at the end of an epoch", _integer(0), Scope.PART
     )
     keep_checkpoints: int = _flag(3, "newest checkpoints to keep", _integer(1, 1_000), Scope.PART)
     validation_examples: int = _flag(5000, "training examples held out to validate on", _integer(0))
@@ -165,8 +167,6 @@ class Config:
                 except (TypeError, ValueError) as error:
                     raise UsageError(f"--{field.name}={value}: {error}") from None
                 object.__setattr__(self, field.name, value)
-        if self.model_dir == "":
-            raise UsageError("--model_dir is empty; name a directory, or leave the flag out")
         if self.dataset == "synthetic" and self.data_dir is not None:
             raise UsageError(
                 "--data_dir does not go with --dataset=synthetic, which is drawn and not read;"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -91,12 +92,10 @@ def _meet(config: Config, cluster: Cluster, dataset: Dataset, last_step: int) ->
         recorded = directory.examine(config, last_step=last_step, data_sha256=dataset.sha256)
         if recorded.state is State.TRAINED and last_is_readable(config.model_dir):
             return Cluster()
-    rendezvous.meet(
-        cluster,
-        identity.fingerprint(config, dataset.sha256),
-        timeout_s=config.cluster_timeout_s,
-        finished=lambda: directory.has_finished(config),
-    )
+    fingerprint = identity.fingerprint(config, dataset.sha256)
+    fingerprint["number of workers"] = str(len(cluster.workers))
+    finished = functools.partial(directory.has_finished, config)
+    rendezvous.meet(cluster, fingerprint, config.cluster_timeout_s, finished)
     return cluster
 
 

@@ -49,14 +49,15 @@ def _finished_already(config: Config, cluster: environment.Cluster, console: Con
     """Returns whether the run is finished; refuses what cannot run, all without TensorFlow."""
     environment.check(config, cluster)
     if not config.model_dir or files.is_local(config.model_dir):
-        directory.check_path(config.model_dir or "runs", write=cluster.is_chief)
+        directory.check_path(config.model_dir or "runs", write=False)
         recorded = directory.examine(config)
         if recorded.state is State.FINISHED:
             console.line(directory.finished_line(config, recorded))
             return True
+        directory.check_path(config.model_dir or "runs", write=cluster.is_chief)
         if config.model_dir and cluster.is_chief:
             lock.refuse_if_held(config.model_dir)
-    if config.data_dir and not os.path.isdir(os.path.expanduser(config.data_dir)):
+    if config.data_dir and not os.path.isdir(config.data_dir):
         raise DataError(f"--data_dir={config.data_dir} is not a directory; give the one with MNIST")
     return False
 

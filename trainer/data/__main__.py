@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ def complete(data_dir: str, name: str, published: Mapping[str, Published] = PUBL
       DataError: what is there is defective, or the mirrors have other files.
       NetworkError: the network does not bring what is missing.
     """
-    directory = pathlib.Path(data_dir).expanduser()
+    directory = pathlib.Path(os.path.expanduser(data_dir))
     if missing := sources.locate(directory, name)[1]:
         try:
             fetch(directory, missing, published[name], print)

@@ -27,7 +27,7 @@ def find(name: str, data_dir: str | None, notify: Callable[[str], None]) -> Foun
         if named:
             return read_directory(named, name, f"{option}={named}")
     # As in keras/src/backend/config.py.
-    keras = pathlib.Path(os.environ.get("KERAS_HOME") or "~/.keras", "datasets").expanduser()
+    keras = pathlib.Path(os.path.expanduser(os.environ.get("KERAS_HOME") or "~/.keras"), "datasets")
     for cache in (keras, _cache_directory(name)):
         try:
             if not locate(cache, name)[1]:
@@ -63,7 +63,7 @@ def read_directory(directory: str | os.PathLike, name: str, label: str) -> Found
     Raises `DataError` if files are missing, defective or another data set's; a message calls the
     directory `label`.
     """
-    directory = pathlib.Path(directory).expanduser()
+    directory = pathlib.Path(os.path.expanduser(directory))
     paths, missing = locate(directory, name)
     if missing:
         lacking = f"neither {', '.join(missing)} (plain or .gz) nor {name}.npz"
@@ -105,4 +105,4 @@ def locate(directory: pathlib.Path, name: str) -> tuple[list[pathlib.Path], list
 def _cache_directory(name: str) -> pathlib.Path:
     """Where downloads are kept (XDG Base Directory Specification)."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(cache, "number-recognition", name).expanduser()
+    return pathlib.Path(os.path.expanduser(cache), "number-recognition", name)
