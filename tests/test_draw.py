@@ -56,6 +56,8 @@ def address(model):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever starts the tests in the background has Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     found = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
     assert found, process.communicate()
