@@ -148,8 +148,15 @@ def test_a_port_that_is_taken_is_named(index: int) -> None:
         assert address in left.err
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    ("number", "lost"),
+    [
+        (signal.SIGKILL, 0),
+        (signal.SIGSTOP, 1),
+        pytest.param(signal.SIGKILL, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.slow),
+    ],
+)
 def test_whoever_is_lost_while_the_others_wait_may_come_again(
     lost: int, number: signal.Signals
 ) -> None:
