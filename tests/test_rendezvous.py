@@ -184,3 +184,13 @@ def test_a_worker_alone_needs_no_port() -> None:
 def test_long_values_that_end_differently_differ() -> None:
     values = {index: {"--model_dir": "/" + "a" * 60 + str(index)} for index in range(2)}
     assert "--model_dir" in differences(Cluster(("a:1", "b:1")), values)
+
+
+def test_workers_of_clusters_of_different_sizes_refuse() -> None:
+    """As when a job was scaled, and a pod of before is still there."""
+    with meeting(2, 0) as workers:
+        workers.addresses += free_addresses(1)
+        workers.start(1)
+        for left in workers.left().values():
+            assert left.code == 2
+            assert "number of workers" in left.err

@@ -93,7 +93,6 @@ def _meet(config: Config, cluster: Cluster, dataset: Dataset, last_step: int) ->
         if recorded.state is State.TRAINED and last_is_readable(config.model_dir):
             return Cluster()
     fingerprint = identity.fingerprint(config, dataset.sha256)
-    fingerprint["number of workers"] = str(len(cluster.workers))
     finished = functools.partial(directory.has_finished, config)
     rendezvous.meet(cluster, fingerprint, config.cluster_timeout_s, finished)
     return cluster

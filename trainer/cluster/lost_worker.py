@@ -26,7 +26,7 @@ def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
     kinds += (errors.AbortedError, errors.CancelledError)
     if len(cluster.workers) == 1 or not isinstance(error, kinds):
         return None
-    text = error.message
+    text = error.message  # type: ignore[attr-defined]
     late = text.partition("timed out task names")[2].partition("Additional GRPC")[0]
     lost = sorted(set(map(int, _TASK.findall(late) or _TASK.findall(text)[:1])))
     if not lost and "CoordinationService" in text:

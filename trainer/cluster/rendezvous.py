@@ -37,6 +37,7 @@ def meet(
     """
     if len(cluster.workers) == 1:
         return
+    fingerprint = {**fingerprint, "number of workers": str(len(cluster.workers))}
     deadline = time.monotonic() + timeout_s
 
     def wait(missing: Callable[[], Sequence[int]]) -> None:

@@ -65,9 +65,10 @@ def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndar
         drawn = {"confusion_matrix": _confusion(result.confusion, complete=False)}
         if len(result.mistakes):
             drawn["mistakes"] = _digits(images, result, {"": result.mistakes[:8]}, columns=8)
-        for figure in drawn.values():
-            FigureCanvasAgg(figure).draw()
-    return {name: np.asarray(f.canvas.buffer_rgba())[..., :3] for name, f in drawn.items()}
+        canvases = {name: FigureCanvasAgg(figure) for name, figure in drawn.items()}
+        for canvas in canvases.values():
+            canvas.draw()
+    return {name: np.asarray(c.buffer_rgba())[..., :3] for name, c in canvases.items()}
 
 
 def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) -> np.ndarray:
