@@ -224,7 +224,11 @@ def _strokes(solid: np.ndarray, height: float, pen: float, slant: float) -> np.n
     solid = np.pad(solid, 2 * FINE)
     if pen:
         pen = max(pen, 1.6 / height)  # thinner, it would vanish
-        inside = pen / 2 * DIGIT - _distance(1 - _skeleton(solid))
+        skeleton, thick = _skeleton(solid), _distance(solid)
+        usual = np.median(thick[skeleton > 0])
+        filled = (thick <= 1.3 * usual).astype(np.uint8)  # loops that ink has filled are 0
+        away = np.minimum(_distance(1 - skeleton), _distance(filled) - 0.3 * usual)
+        inside = pen / 2 * DIGIT - away
     else:
         inside = _distance(solid) - _distance(1 - solid) + 0.5 - solid
     inside = cv2.GaussianBlur(inside, (0, 0), 0.2 * FINE)
