@@ -110,10 +110,8 @@ def draw(
     The digits are of `images`, uint8 [n, 28, 28], and `labels`, uint8 [n]; each number has `length`
     of them, or 1 to 8, or what the kind says.
     """
-    rng, style = (
-        np.random.default_rng([zlib.crc32(kind.encode()), index]),
-        (KINDS | EMPTY_KINDS)[kind],
-    )
+    style = (KINDS | EMPTY_KINDS)[kind]
+    rng = np.random.default_rng([zlib.crc32(kind.encode()), index])
     height = float(np.exp(rng.uniform(*np.log(style.height))))
     pen = rng.uniform(*style.pen) if style.pen else rng.choice([0, rng.uniform(0.06, 0.13)])
     if style.size:  # all of it has to fit
@@ -126,10 +124,8 @@ def draw(
     picture = _photograph(writer, cv2.warpPerspective(ink, view, size), view, len(ink), strips)
     boxes = []
     for _, its, left, top in written:
-        points = np.float32(list(itertools.product((0, its.shape[1]), (0, len(its)))))
-        points = cv2.perspectiveTransform(
-            points[None] + np.float32([left, top]) + np.float32(offset), view
-        )[0]
+        corners = itertools.product((left, left + its.shape[1]), (top, top + len(its)))
+        points = cv2.perspectiveTransform(np.float32([[*corners]]) + np.float32(offset), view)[0]
         boxes.append((*map(float, points.min(0)), *map(float, points.max(0))))
     suffix = ".png" if style.transparent else ".jpg"
     quality = int(rng.integers(*style.quality, endpoint=True))
@@ -235,9 +231,8 @@ def _strokes(solid: np.ndarray, height: float, pen: float, slant: float) -> np.n
     scale, lean = height / DIGIT, abs(slant) * len(solid)
     matrix = scale * np.array([[1, -slant, lean if slant > 0 else 0], [0, 1, 0]])
     size = (int(scale * (solid.shape[1] + lean)) + 1, int(scale * len(solid)) + 1)
-    return _cropped(
-        (0.5 + scale * cv2.warpAffine(inside, matrix, size, borderValue=-99.0)).clip(0, 1)
-    )
+    inside = cv2.warpAffine(inside, matrix, size, borderValue=-99.0)
+    return _cropped((0.5 + scale * inside).clip(0, 1))
 
 
 def _cropped(ink: np.ndarray) -> np.ndarray:
@@ -320,8 +315,7 @@ def _view(
     the width of the desk left, above, right and below: on one to four sides, 3 to 40 % of it.
     """
     high, wide = shape
-    angle = np.radians(rng.uniform(-style.turn, style.turn))
-    view = cv2.getRotationMatrix2D((0, 0), np.degrees(angle), 1)
+    view = cv2.getRotationMatrix2D((0, 0), rng.uniform(-style.turn, style.turn), 1)
     far = max(style.size or (high + 4 * height, wide + 4 * height))
     view = np.vstack([view, [*(rng.uniform(-1, 1, 2) * style.perspective / far), 1]])
     view = view @ _moved(-wide / 2, -high / 2)
@@ -365,9 +359,8 @@ def _photograph(
         return np.rint(np.dstack([colour, 255 * ink])).astype(np.uint8)
     ground = rng.choice(style.papers) + rng.normal(0, 3)
     picture = np.float32(ground) + style.smudges * _cloud(rng, shape, height)[..., None]
-    if ruling := rng.choice(style.rulings):
-        for rules, printed in _rules(rng, ruling, shape, view, base, height):
-            picture += rng.uniform(0.6, 1) * rules[..., None] * (printed - picture)
+    for rules, printed in _rules(writer, shape, view, base):
+        picture += rng.uniform(0.6, 1) * rules[..., None] * (printed - picture)
     picture += ink[..., None] * (colour - picture)
     if style.desk:
         picture = _on_desk(rng, picture, strips, height)
@@ -388,28 +381,22 @@ def _cloud(rng: np.random.Generator, shape: Sequence[int], grain: float) -> np.n
 def _put_across_edge(picture: np.ndarray, ink: np.ndarray, rng: np.random.Generator) -> None:
     """Writes ink so that an edge of the picture cuts off 40 to 75 % of it."""
     side, shown = rng.integers(4), rng.uniform(0.25, 0.6)
-    for _ in range(side):  # it is written across the left edge of a picture that is turned
-        picture = np.rot90(picture)
-    for _ in range(side):
-        ink = np.rot90(ink)
+    picture, ink = np.rot90(picture, side), np.rot90(ink, side)  # the edge is the left one then
     ink = ink[:, int((1 - shown) * ink.shape[1]) :]
     top = int(rng.uniform(0.1, 0.9) * max(0, len(picture) - len(ink)))
     picture[top : top + len(ink), : ink.shape[1]] = ink[: len(picture)]
 
 
 def _rules(
-    rng: np.random.Generator,
-    ruling: str,
-    shape: Sequence[int],
-    view: np.ndarray,
-    base: float,
-    height: float,
+    writer: _Writer, shape: Sequence[int], view: np.ndarray, base: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns how printed lines or dots cover the picture, float32, and their colours."""
+    rng, height, ruling = writer.rng, writer.height, writer.rng.choice(writer.style.rulings)
+    if not ruling:
+        return []
     y, x = np.indices(shape, np.float32)
-    across, down, far = np.tensordot(
-        np.linalg.inv(view).astype(np.float32), [x, y, np.ones_like(x)], 1
-    )
+    back = np.float32(np.linalg.inv(view))
+    across, down, far = np.tensordot(back, [x, y, np.ones_like(x)], 1)
     across, down = across / far, down / far
     step = height * (rng.uniform(1.1, 1.8) if ruling == "lined" else rng.uniform(0.45, 1.3))
     width = max(1, step * rng.uniform(0.015, 0.035))
@@ -418,10 +405,8 @@ def _rules(
         distance = np.abs((place - first + step / 2) % step - step / 2)
         return (width / 2 + 0.5 - distance).clip(0, 1)
 
-    rows, columns = (
-        lines(down, base + rng.normal(0, 0.08) * step),
-        lines(across, rng.uniform(0, step)),
-    )
+    rows = lines(down, base + rng.normal(0, 0.08) * step)
+    columns = lines(across, rng.uniform(0, step))
     ways = {"lined": rows, "squared": np.maximum(rows, columns)}
     if ruling == "dotted":
         width *= 3
@@ -440,9 +425,8 @@ def _light(rng: np.random.Generator, style: Kind, shape: Sequence[int]) -> np.nd
 
     def side(offset: float) -> np.ndarray:  # of a line of any direction, -1 to 1 in the picture
         way = rng.uniform(0, 2 * np.pi)
-        return (
-            np.float32(np.cos(way)) * x + np.float32(np.sin(way)) * y - np.float32(offset)
-        ) / 1.42
+        right, down = np.float32([np.cos(way), np.sin(way)])
+        return (right * x + down * y - np.float32(offset)) / 1.42
 
     light = 1 - np.float32(rng.uniform(0, style.light)) * (0.5 + side(0) / 2)
     light -= np.float32(rng.uniform(0, style.light) / 4) * (x**2 + y**2)  # the lens
@@ -469,8 +453,7 @@ def _on_desk(
             lean = rng.uniform(-0.2, 0.2) * height / max(high, wide)
             sheet = np.minimum(sheet, (place - strip + lean * along + 0.5).clip(0, 1))
     grain = _cloud(rng, (high, wide), max(2, 0.03 * height))
-    wood = rng.random() < 0.6
-    grain = cv2.blur(grain, (max(1, int(height)), 1)) if wood else grain / 4
+    grain = cv2.blur(grain, (max(1, int(height)), 1)) if rng.random() < 0.6 else grain / 4
     desk = rng.choice(DESKS) * (1 + 0.5 * grain[..., None])
     return desk + sheet[..., None] * (picture - desk)
 
