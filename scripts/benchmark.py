@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--batch_size", type=_positive, default=512, help="of each worker")
     added = command(pictures, "cnn")
     added.add_argument("--model_dir", help="of a finished run; else one is trained")
-    added.add_argument("--kinds", nargs="+", metavar="KIND", help="of scripts/scenes.py; all")
+    added.add_argument("--kinds", nargs="+", help="of those in scripts/scenes.py; default: all")
     added.add_argument("--pictures", type=_positive, default=200, help="of each kind; default: 200")
     added.add_argument("--split", choices=("test", "train"), default="test", help="of the digits")
     return parser
@@ -284,10 +284,8 @@ def pictures(record: Record, options: argparse.Namespace) -> None:
 
     from trainer import data, predict
 
-    every = [*scenes.KINDS, *scenes.EMPTY_KINDS]
-    wanted = options.kinds or every
-    if unknown := {*wanted} - {*every}:
-        raise SystemExit(f"error: --kinds {', '.join(unknown)}: not one of {', '.join(every)}")
+    if unknown := {*(options.kinds or ())} - {*scenes.KINDS, *scenes.EMPTY_KINDS}:
+        raise SystemExit(f"error: scripts/scenes.py has no kind {', '.join(unknown)}")
     dataset = data.load("mnist")
     digits = [getattr(dataset, f"{options.split}_{part}") for part in ("images", "labels")]
     with tempfile.TemporaryDirectory() as directory:
@@ -298,16 +296,16 @@ def pictures(record: Record, options: argparse.Namespace) -> None:
         classify = predict.load_classifier(predict.find_export(model_dir))
     for kinds in (scenes.KINDS, scenes.EMPTY_KINDS):
         rows = []
-        for kind in [kind for kind in kinds if kind in wanted]:
+        for kind in [kind for kind in kinds if kind in (options.kinds or kinds)]:
             readings = [
                 _read(scenes.draw(kind, index, *digits, length=length), index, classify)
                 for length in ((None, 1) if kinds is scenes.KINDS else (None,))
                 for index in range(options.pictures)
             ]
-            rows.append({"kind": kind, **_shares(readings, options.pictures)})
-            wrong = [reading._asdict() for reading in readings if reading.read != reading.true]
-            record.run(**rows[-1])["mistakes"] = wrong
+            rows.append({"kind": kind} | _shares(readings, options.pictures))
             record.row(**rows[-1])
+            mistakes = [reading._asdict() for reading in readings if reading.read != reading.true]
+            record.run(**rows[-1])["mistakes"] = mistakes
         if rows:
             means = {name: statistics.mean(row[name] for row in rows) for name in [*rows[0]][1:]}
             record.row(kind="mean", **means)
@@ -336,10 +334,10 @@ def _read(scene: Any, index: int, classify: Callable) -> Reading:
 
 def _shares(readings: Sequence[Reading], count: int) -> dict[str, float]:
     """Returns a row of the table: `count` pictures of a kind, then as many of single digits."""
-    times = [reading.processor_seconds for reading in readings]
-    seconds = {"processor_seconds": statistics.median(times), "most_seconds": max(times)}
+    seconds = [reading.processor_seconds for reading in readings]
+    times = {"processor_seconds": statistics.median(seconds), "most_seconds": max(seconds)}
     if len(readings) == count:
-        return {"nothing_read": statistics.mean(all(r.unsure) for r in readings)} | seconds
+        return {"nothing_read": statistics.mean(all(r.unsure) for r in readings)} | times
     whole = readings[:count]
     marked = [(len(n), mark) for r in readings for n, mark in zip(r.read, r.unsure, strict=True)]
     right = sum(_agreeing("".join(r.true), "".join(r.read)) for r in whole)
@@ -348,7 +346,7 @@ def _shares(readings: Sequence[Reading], count: int) -> dict[str, float]:
         "digits_in_place": right / sum(len("".join(r.true)) for r in whole),
         "single_digits_read": statistics.mean(map(_numbers_right, readings[count:])),
         "unsure": sum(n * mark for n, mark in marked) / max(1, sum(n for n, _ in marked)),
-        **seconds,
+        **times,
     }
 
 
@@ -360,8 +358,7 @@ def _numbers_right(reading: Reading) -> float:
 
 def _agreeing(true: Sequence, read: Sequence) -> int:
     """Returns how many parts of two sequences agree in the order they have."""
-    matcher = difflib.SequenceMatcher(None, true, read, autojunk=False)
-    return sum(block.size for block in matcher.get_matching_blocks())
+    return sum(b.size for b in difflib.SequenceMatcher(None, true, read).get_matching_blocks())
 
 
 def _steady_rate(counts: Sequence[int], seconds: Sequence[float]) -> float:
