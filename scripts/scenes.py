@@ -352,16 +352,18 @@ def _photograph(
     rng, style, height, shape = writer.rng, writer.style, writer.height, ink.shape
     if style.neighbour:
         _put_across_edge(ink, _cropped(writer.digit()[1]), rng)
-    rough = _cloud(rng, shape, max(1.5, 0.03 * height))
-    ink = ink * rng.uniform(*style.opacity) * (1 - style.grain * (0.5 + rough).clip(0, 1))
-    colour = np.full((*shape, 3), rng.choice(style.inks), np.float32)
+    rough = (0.5 + _cloud(rng, shape, max(1.5, 0.03 * height))).clip(0, 1)
+    x, y, wide, high = cv2.boundingRect((ink > 0).astype(np.uint8))
+    inked = np.s_[y : y + high, x : x + wide]  # a small part of a large picture
+    ink[inked] = ink[inked] * rng.uniform(*style.opacity) * (1 - style.grain * rough[inked])
+    colour = np.float32(rng.choice(style.inks))
     if style.transparent:
-        return np.rint(np.dstack([colour, 255 * ink])).astype(np.uint8)
+        return np.rint(np.dstack([np.full((*shape, 3), colour), 255 * ink])).astype(np.uint8)
     ground = rng.choice(style.papers) + rng.normal(0, 3)
     picture = np.float32(ground) + style.smudges * _cloud(rng, shape, height)[..., None]
     for rules, printed in _rules(writer, shape, view, base):
         picture += rng.uniform(0.6, 1) * rules[..., None] * (printed - picture)
-    picture += ink[..., None] * (colour - picture)
+    picture[inked] += ink[inked][..., None] * (colour - picture[inked])
     if style.desk:
         picture = _on_desk(rng, picture, strips, height)
     picture *= _light(rng, style, shape)[..., None]
@@ -369,7 +371,7 @@ def _photograph(
     if blur > 0.25:
         picture = cv2.GaussianBlur(picture, (0, 0), blur)
     picture += rng.uniform(*style.noise) * rng.standard_normal((*shape, 1), np.float32)
-    return np.rint(picture).clip(0, 255).astype(np.uint8)
+    return np.rint(picture, out=picture).clip(0, 255, out=picture).astype(np.uint8)
 
 
 def _cloud(rng: np.random.Generator, shape: Sequence[int], grain: float) -> np.ndarray:
