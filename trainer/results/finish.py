@@ -150,13 +150,8 @@ def _print_how_to_read(config: Config, python: str, console: Console) -> None:
     path = files.join(config.model_dir, run_directory.SAMPLE)
     picture = path if files.is_local(path) and files.exists(path) else "image.png"
     where = f"--model_dir={shlex.quote(config.model_dir)} {shlex.quote(picture)}"
-    console.line(
-        f"  read a number    {python} -m trainer.predict {where}\n"
-        "                   (a photo of your own writing in its place, too)"
-    )
+    hint = "or a photo of your own"
     if config.model == "mlp":
-        shares = [f"{NUMBERS_READ[model]:.0%}" for model in ("cnn", "mlp")]
-        console.line(
-            f"                   (--model cnn reads {shares[0]} of photographed numbers, this mlp"
-            f" {shares[1]})"
-        )
+        mlp, cnn = (f"{NUMBERS_READ[model]:.0%}" for model in ("mlp", "cnn"))
+        hint += f": mlp reads {mlp} of photographed numbers, --model cnn {cnn}"
+    console.line(f"  read a number    {python} -m trainer.predict {where}\n{'':19}({hint})")
