@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -154,7 +155,7 @@ def test_no_selector_of_a_run_selects_the_pods_of_another(overlay: str, run: Ren
         assert not selects(selector, others)
 
 
-def test_the_failure_policy_follows_the_exit_codes_of_the_code(run: Rendered) -> None:
+def test_the_failure_policy_follows_the_exit_codes_of_the_code(overlay, run: Rendered) -> None:
     spec = run.job["spec"]
     fail, retry, disrupted = spec["podFailurePolicy"]["rules"]
     final = [errors.UsageError.exit_code, errors.DataError.exit_code]
@@ -163,12 +164,20 @@ def test_the_failure_policy_follows_the_exit_codes_of_the_code(run: Rendered) ->
     assert retry == {"action": "Ignore", "onExitCodes": {"operator": "In", "values": again}}
     condition = {"type": "DisruptionTarget", "status": "True"}
     assert disrupted == {"action": "Ignore", "onPodConditions": [condition]}
-    assert spec["backoffLimit"] > 0
+    if overlay == "multi-worker":  # each worker counts and waits by itself, and one ends the run
+        assert "backoffLimit" not in spec
+        assert spec["maxFailedIndexes"] == 0
+    tries = spec["backoffLimitPerIndex" if overlay == "multi-worker" else "backoffLimit"] + 1
+    assert tries > 1
     assert run.pod["restartPolicy"] == "Never"  # what podFailurePolicy requires
     assert spec["podReplacementPolicy"] == "Failed"
     # It ends, is cleared away, and has time to save its progress.
     assert min(spec["activeDeadlineSeconds"], spec["ttlSecondsAfterFinished"]) > 3600
     assert run.pod["terminationGracePeriodSeconds"] >= 60
+    # Pods that are stuck, all of them, leave half of the time to those that are not.
+    (stall_s,) = re.findall(r"^--stall_timeout_s=(\d+)$", run.flags["base.flags"], re.MULTILINE)
+    waits_s = sum(min(10 * 2**failures, 600) for failures in range(tries - 1))
+    assert tries * int(stall_s) + waits_s < spec["activeDeadlineSeconds"] / 2
 
 
 def test_the_flags_reach_the_trainer_from_the_config_map(overlay: str) -> None:
@@ -189,6 +198,15 @@ def test_no_overlay_falls_back_to_synthetic_digits_or_to_the_cpu(overlay, run) -
     assert "--dataset=mnist" in run.flags["base.flags"].splitlines()
     strategy = {"gpu": "--strategy=gpu", "multi-gpu": "--strategy=mirrored"}.get(overlay)
     assert not strategy or run.flags["overlay.flags"].splitlines() == [strategy]
+
+
+def test_applying_policies_again_changes_nothing_and_comes_before_the_pods(overlay, run) -> None:
+    """The API server drops empty lists, so that one that is sent is a change each time."""
+    for policy in run.of("NetworkPolicy") + with_components(overlay, "data-in-image").objects:
+        assert policy["kind"] != "NetworkPolicy" or [] not in policy["spec"].values()
+    is_workload = [each["kind"] in ("Job", "Deployment") for each in run.objects]
+    assert is_workload == sorted(is_workload)
+    assert sum(is_workload) == 2
 
 
 def test_every_pod_passes_the_restricted_pod_security_standard(run: Rendered) -> None:
@@ -282,7 +300,7 @@ def test_tensorboard_sees_every_run_and_changes_none_and_is_reached_in_its_names
     policy = run.one("NetworkPolicy", "tensorboard")["spec"]
     assert selects(policy["podSelector"], labels)
     assert not selects(policy["podSelector"], run.labels)
-    assert policy["egress"] == []
+    assert "egress" not in policy
     (rule,) = policy["ingress"]
     assert rule["from"] == [{"podSelector": {}}]  # without a namespaceSelector: this namespace
     assert ports(rule) == {("TCP", 6006)}
@@ -298,6 +316,9 @@ def test_an_overlay_gets_the_hardware_it_is_for(overlay: str, run: Rendered) -> 
     # Requests that equal the limits are guaranteed.
     assert {"cpu", "memory", "ephemeral-storage"} <= set(resources["requests"])
     assert resources["requests"].items() <= resources["limits"].items()
+    # CUDA keeps up to 1 GiB of compiled kernels in /tmp, and what exceeds a limit is evicted.
+    sizes = (run.volumes["tmp"]["emptyDir"]["sizeLimit"], resources["limits"]["ephemeral-storage"])
+    assert sizes == (("1536Mi", "2Gi") if gpus else ("64Mi", "256Mi"))
     if overlay == "multi-gpu":  # what lies in shared memory counts as the container's memory
         shared_memory = run.volumes[run.mounts["/dev/shm"]["name"]]["emptyDir"]
         assert shared_memory == {"medium": "Memory", "sizeLimit": "8Gi"}
@@ -335,7 +356,11 @@ def test_workers_prefer_nodes_of_their_own_and_share_the_volume() -> None:
 
 
 def test_components_queue_the_job_and_tolerate_spot_nodes(overlay: str, run: Rendered) -> None:
-    job = with_components(overlay, "kueue").job
+    queued = with_components(overlay, "kueue")
+    job, resources = queued.job, queued.container["resources"]
+    # A ClusterQueue admits only what it covers.
+    asked = {*resources["requests"], *resources["limits"]} - {"nvidia.com/gpu"}
+    assert asked == {"cpu", "memory"}
     assert job["spec"]["suspend"] is True
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
     pod, before = with_components(overlay, "spot").pod, run.pod.get("tolerations", [])
