@@ -60,6 +60,8 @@ class Rendered:
     def rules(self, direction: str) -> list[dict]:
         """The rules for the trainer's pods; policies must keep out the rest both ways."""
         specs = [o["spec"] for o in self.of("NetworkPolicy")]
+        # The API server drops empty lists: what holds one is a change each time it is applied.
+        assert all([] not in spec.values() for spec in specs)
         policies = [each for each in specs if selects(each["podSelector"], self.labels)]
         assert policies
         assert all(set(policy["policyTypes"]) == {"Ingress", "Egress"} for policy in policies)
@@ -133,7 +135,8 @@ def test_two_runs_share_only_the_volume_claim_and_tensorboard(overlay: str, run:
     assert all(run.one(*each) == another.one(*each) for each in shared)
 
 
-def test_a_run_refers_only_to_objects_that_are_there(run: Rendered) -> None:
+def test_a_run_refers_only_to_objects_that_are_there_before_its_pods(run: Rendered) -> None:
+    assert {each["kind"] for each in run.objects[-2:]} == {"Deployment", "Job"}
     for pod in run.pods:
         names = {("ServiceAccount", pod["serviceAccountName"])}
         for volume in pod["volumes"]:
@@ -164,20 +167,18 @@ def test_the_failure_policy_follows_the_exit_codes_of_the_code(overlay, run: Ren
     assert retry == {"action": "Ignore", "onExitCodes": {"operator": "In", "values": again}}
     condition = {"type": "DisruptionTarget", "status": "True"}
     assert disrupted == {"action": "Ignore", "onPodConditions": [condition]}
-    if overlay == "multi-worker":  # each worker counts and waits by itself, and one ends the run
-        assert "backoffLimit" not in spec
-        assert spec["maxFailedIndexes"] == 0
-    tries = spec["backoffLimitPerIndex" if overlay == "multi-worker" else "backoffLimit"] + 1
-    assert tries > 1
+    # Each of several workers counts and waits by itself, and one that is given up ends the run.
+    several = {"backoffLimitPerIndex": 6, "maxFailedIndexes": 0}
+    limits = several if overlay == "multi-worker" else {"backoffLimit": 6}
+    assert {k: v for k, v in spec.items() if k.startswith(("backoff", "maxFailed"))} == limits
     assert run.pod["restartPolicy"] == "Never"  # what podFailurePolicy requires
     assert spec["podReplacementPolicy"] == "Failed"
     # It ends, is cleared away, and has time to save its progress.
     assert min(spec["activeDeadlineSeconds"], spec["ttlSecondsAfterFinished"]) > 3600
     assert run.pod["terminationGracePeriodSeconds"] >= 60
-    # Pods that are stuck, all of them, leave half of the time to those that are not.
+    # Seven pods that are stuck, and 10 to 320 s between them, leave more than half of the time.
     (stall_s,) = re.findall(r"^--stall_timeout_s=(\d+)$", run.flags["base.flags"], re.MULTILINE)
-    waits_s = sum(min(10 * 2**failures, 600) for failures in range(tries - 1))
-    assert tries * int(stall_s) + waits_s < spec["activeDeadlineSeconds"] / 2
+    assert 7 * int(stall_s) + 630 < spec["activeDeadlineSeconds"] / 2
 
 
 def test_the_flags_reach_the_trainer_from_the_config_map(overlay: str) -> None:
@@ -198,15 +199,6 @@ def test_no_overlay_falls_back_to_synthetic_digits_or_to_the_cpu(overlay, run) -
     assert "--dataset=mnist" in run.flags["base.flags"].splitlines()
     strategy = {"gpu": "--strategy=gpu", "multi-gpu": "--strategy=mirrored"}.get(overlay)
     assert not strategy or run.flags["overlay.flags"].splitlines() == [strategy]
-
-
-def test_applying_policies_again_changes_nothing_and_comes_before_the_pods(overlay, run) -> None:
-    """The API server drops empty lists, so that one that is sent is a change each time."""
-    for policy in run.of("NetworkPolicy") + with_components(overlay, "data-in-image").objects:
-        assert policy["kind"] != "NetworkPolicy" or [] not in policy["spec"].values()
-    is_workload = [each["kind"] in ("Job", "Deployment") for each in run.objects]
-    assert is_workload == sorted(is_workload)
-    assert sum(is_workload) == 2
 
 
 def test_every_pod_passes_the_restricted_pod_security_standard(run: Rendered) -> None:
