@@ -88,8 +88,7 @@ def check(image: str) -> None:
     same = metrics("stopped")["weights_sha256"] == metrics("whole")["weights_sha256"]
     expect("with the weights of the run that was not stopped", same, True, pod)
 
-    two_devices = [*flags, "--virtual_devices=2", "--batch_size=120"]
-    (pod,) = play("cpu", "devices", image, two_devices)
+    (pod,) = play("cpu", "devices", image, [*flags, "--virtual_devices=2", "--batch_size=120"])
     expect("a pod with two devices runs to the end", wait(pod), 0, pod)
     checkpoint = b""
     for victim in (1, 0):

@@ -285,8 +285,7 @@ def test_a_volume_claim_that_exists_is_left_alone(overlay, warned, cluster) -> N
 def test_a_refusal_of_the_cluster_ends_a_submission_with_one_error(cluster: Cluster) -> None:
     error = 'Error from server (NotFound): error when creating "STDIN": namespaces "x" not found\n'
     cluster.on("apply", code=1, err=error * 9)
-    result = cluster.run("submit", "--namespace", "x", "--follow", code=1)
-    assert result.stderr == f"error: {error}"
+    assert cluster.run("submit", "--namespace", "x", "--follow", code=1).stderr == f"error: {error}"
 
 
 def job(*conditions: tuple[str, str, str], **spec: str) -> dict:
