@@ -145,8 +145,7 @@ class Kubectl:
 
 def submit(kubectl: Kubectl, options: argparse.Namespace) -> int:
     """Submits a run."""
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    run = options.run = options.name or f"{options.overlay}-{stamp}"
+    run = options.run = options.name or time.strftime(f"{options.overlay}-%Y%m%d-%H%M%S")
     edits = {key: getattr(options, key) for key in ("image", "workers", "namespace")}
     objects = manifests.render(options.overlay, run, options.flags, **edits)
     if options.dry_run:
@@ -186,6 +185,7 @@ def tensorboard_is_broken(kubectl: Kubectl) -> bool:
 
 def follow(kubectl: Kubectl, options: argparse.Namespace) -> int:
     """Shows the chief's log through all restarts, and leaves with the run's exit code."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends with its reader, such as `head`
     log, answered = ChiefLog(kubectl, options.run), float("-inf")
     while True:
         try:

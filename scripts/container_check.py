@@ -4,8 +4,8 @@
   scripts/container_check.py                   builds the CPU image, then checks it
   scripts/container_check.py --image IMAGE     checks an image that is there
 
-Needs Linux, root, podman, kubectl and PyYAML. Trains on the MNIST files in $MNIST_DATA_DIR, or on
-synthetic digits.
+Needs Linux, root, podman, kubectl, PyYAML and absl-py. Trains on the MNIST files in
+$MNIST_DATA_DIR, or on synthetic digits.
 """
 
 from __future__ import annotations
