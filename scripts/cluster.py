@@ -250,7 +250,7 @@ class ChiefLog:
         with self._kubectl.start("logs", *what, f"pod/{name}", stderr=subprocess.PIPE) as logs:
             for line in logs.stdout:
                 stamp, _, text = line.partition(b" ")
-                if stamp > shown:  # --since-time knows whole seconds
+                if shown < stamp < b":":  # --since-time knows seconds; a node's errors have no time
                     sys.stdout.buffer.write(text)
                     sys.stdout.buffer.flush()
                     self._shown[name] = stamp
