@@ -444,7 +444,7 @@ def test_what_a_run_waits_for_is_printed_once(question, answers, words, cluster:
 
 def test_following_survives_a_cluster_that_is_away_for_a_moment(cluster: Cluster) -> None:
     cluster.on("^get job demo", RUNS, times=1)
-    cluster.on("^get job demo", code=1, err="timeout\n", times=3)
+    cluster.on("^get job demo", code=1, err="timeout\n", times=2)
     cluster.on("^get job demo", RUNS, times=1)
     cluster.on("^get job demo", code=1, err="refused\n")
     lines = cluster.run("follow", "demo", code=1).stderr.splitlines()
