@@ -4,8 +4,8 @@
   scripts/container_check.py                   builds the CPU image, then checks it
   scripts/container_check.py --image IMAGE     checks an image that is there
 
-Needs Linux, root, podman, kubectl and PyYAML. Trains on the MNIST files in $MNIST_DATA_DIR, or on
-synthetic digits.
+Needs Linux, root, podman, kubectl, PyYAML and absl-py. Trains on the MNIST files in
+$MNIST_DATA_DIR, or on synthetic digits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import manifests
 IMAGE = "localhost/number-recognition:check"
 NETWORK, ADDRESSES = "container-check", ("10.213.0.10", "10.213.0.11")
 RUNS, DATA = "container-check-runs", "container-check-data"
-PODS = ("wrong-0", "whole-0", "stopped-0", "several-0", "several-1")
+PODS = ("wrong-0", "whole-0", "stopped-0", "devices-0", "several-0", "several-1")
 
 
 def main() -> int:
@@ -66,8 +66,8 @@ def check(image: str) -> None:
     """Runs every check; the first that fails ends the program."""
     mnist = os.environ.get("MNIST_DATA_DIR")
     flags = ["--epochs=20", *([] if mnist else ["--dataset=synthetic"])]
-    (pod,) = play("cpu", "wrong", image, ["--epochs=0"])
-    expect("a wrong flag gives 2", wait(pod), 2, pod)
+    (pod,) = play("cpu", "wrong", image, ["--resume=must"])
+    expect("a run that is not there to be resumed gives 2", wait(pod), 2, pod)
     if mnist:
         directory = volume(DATA) / "number-recognition/mnist"
         shutil.copytree(mnist, directory)
@@ -88,13 +88,20 @@ def check(image: str) -> None:
     same = metrics("stopped")["weights_sha256"] == metrics("whole")["weights_sha256"]
     expect("with the weights of the run that was not stopped", same, True, pod)
 
-    chief, other = play("multi-worker", "several", image, flags)
-    wait_for_checkpoint("several", chief)
-    podman("kill", f"{other}-trainer")
-    expect("a worker killed: the chief leaves with 138", wait(chief), 138, chief)
+    (pod,) = play("cpu", "devices", image, [*flags, "--virtual_devices=2", "--batch_size=120"])
+    expect("a pod with two devices runs to the end", wait(pod), 0, pod)
+    checkpoint = b""
+    for victim in (1, 0):
+        pods = play("multi-worker", "several", image, flags)
+        checkpoint = wait_for_checkpoint("several", pods[0], checkpoint)
+        podman("kill", f"{pods[victim]}-trainer")
+        code = wait(pods[1 - victim])
+        expect(f"worker {victim} killed: the other one gives 138", code, 138, pods[1 - victim])
     pods = play("multi-worker", "several", image, flags)
     expect("both started again run to the end", [wait(pod) for pod in pods], [0, 0], pods[0])
     expect("together", metrics("several")["workers"], 2, pods[0])
+    same = metrics("several")["weights_sha256"] == metrics("devices")["weights_sha256"]
+    expect("with the weights of the two devices", same, True, pods[0])
 
 
 def play(overlay: str, run: str, image: str, flags: list[str]) -> list[str]:
@@ -140,12 +147,14 @@ def wait(pod: str) -> int:
     return int(podman("wait", f"{pod}-trainer"))
 
 
-def wait_for_checkpoint(run: str, pod: str) -> None:
-    """Waits until a run has saved its progress; its pod must not end before."""
-    while not (volume(RUNS) / run / "checkpoints/checkpoint").exists():
+def wait_for_checkpoint(run: str, pod: str, before: bytes = b"") -> bytes:
+    """Returns the index of a run's checkpoints once it differs; its pod must not end before."""
+    index = volume(RUNS) / run / "checkpoints/checkpoint"
+    while not index.exists() or index.read_bytes() == before:
         if podman("inspect", "--format={{.State.Running}}", f"{pod}-trainer") != "true":
             expect("a checkpoint", "the end", "saved", pod)
         time.sleep(0.1)
+    return index.read_bytes()
 
 
 def volume(name: str) -> pathlib.Path:

@@ -5,6 +5,7 @@ The stand-in records what it is asked and answers as a test wants; rendering is 
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import pathlib
@@ -19,8 +20,9 @@ from typing import Any
 import pytest
 import runs
 import yaml
-from absl import flags as absl_flags
 from cluster import wait_until
+
+from trainer import config
 
 SCRIPT = runs.ROOT / "scripts/cluster.py"
 KUBECTL = shutil.which("kubectl")
@@ -88,7 +90,7 @@ class Cluster:
         path = f"{self.directory / 'bin'}:{os.environ['PATH']}"
         return subprocess.Popen(
             [sys.executable, SCRIPT, *arguments],
-            env={**os.environ, "PATH": path, "CLUSTER_POLL_S": "0"},
+            env={**os.environ, "PATH": path, "CLUSTER_POLL_S": "0.02", "TZ": "UTC"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -108,8 +110,8 @@ class Cluster:
 
     @property
     def applied(self) -> list[dict]:
-        (text,) = [call["applied"] for call in self._recorded() if "applied" in call]
-        return list(yaml.safe_load_all(text))
+        texts = [call["applied"] for call in self._recorded() if "applied" in call]
+        return [each for text in texts for each in yaml.safe_load_all(text)]
 
     def _recorded(self) -> list[dict]:
         file = self.directory / "calls"
@@ -143,9 +145,10 @@ def test_help_needs_no_cluster_and_without_one_a_command_says_so(command, cluste
     assert f"scripts/cluster.py {command.split()[0]}" in result.stdout
     assert "--namespace NS" in result.stdout
     assert cluster.calls == []
-    cluster.on("^version", code=1, err="dial tcp: refused\n")
+    refused = "The connection was refused\n"
+    cluster.on("", code=1, err="E1 memcache.go:1] refused\n" * 2 + refused)
     result = cluster.run(*command.split(), code=1)
-    assert re.fullmatch(r"error: no cluster answers .*refused\n", result.stderr)
+    assert re.fullmatch(rf"error: (run 'demo' cannot be seen: )?{refused}", result.stderr)
     assert len(cluster.calls) == 1
 
 
@@ -168,9 +171,12 @@ def test_without_kubectl_or_pyyaml_it_says_what_to_do(option, words, tmp_path) -
         ("submit --image 'a b'", "'a b'"),
         *((f"submit multi-worker --workers {n}", repr(n)) for n in ("0", "1000")),
         ("submit --workers 3", "multi-worker"),
-        ("submit multi-worker --workers 7", "for example --batch_size=119"),
-        ("submit multi-worker -- --batch_size=120 --batch_size 1", "for example --batch_size=2"),
+        ("submit multi-worker --workers 7", "--batch_size=119"),
+        ("submit multi-worker -- --batch_size=120 --batch_size 1", "--batch_size=2"),
         ("submit -- --epochs=5 six", "'six'"),
+        ("submit -- --epochs=abc", "--epochs=abc"),
+        ("submit -- --epoch=5", "'epoch'"),
+        ("submit -- --strategy=cpu --virtual_devices=2", "--virtual_devices=2"),
         ("submit -- --model_dir=/x", "use --name"),
         ("submit -- --flagfile mine", "not on the cluster"),
         *((f"submit -- '--data_dir={path}'", "flag file") for path in ("a\nb", "a ")),
@@ -201,24 +207,14 @@ def test_a_dry_run_prints_everything_and_asks_no_cluster(cluster: Cluster) -> No
     assert cluster.calls == []
 
 
-def test_flags_reach_absl_exactly_as_they_were_given(tmp_path) -> None:
-    given = {
-        "quotes": """ it's "quoted" \\ `here` $HOME ${HOME} $(pwd)""",
-        "yaml": "{a: [b]} # & * ! | > %",
-        "unicode": "Größe ½",
-        "empty": "",
-    }
-    arguments = [f"--{name}={value}" for name, value in given.items()]
-    objects = dry_run("cpu", "--", *arguments, "--apart", "-1", "--noswitch")
-    values = absl_flags.FlagValues()
-    for name in ("model_dir", "apart", *given):
-        absl_flags.DEFINE_string(name, None, name, flag_values=values)
-    absl_flags.DEFINE_boolean("switch", True, "switch", flag_values=values)
-    file = tmp_path / "run.flags"
+def test_flags_reach_the_trainer_exactly_as_they_were_given(tmp_path) -> None:
+    text = """ it's "quoted" \\ `here` $HOME ${HOME} $(pwd) {a: [b]} # & * ! | > % Größe ½"""
+    objects = dry_run("cpu", "--", f"--data_dir={text}", "-seed", "7")
+    file, values = tmp_path / "run.flags", config.flag_values()
     file.write_text(one(objects, "ConfigMap")["data"]["run.flags"])
     assert values(["program", f"--flagfile={file}"]) == ["program"]
-    expected = {"model_dir": "/outputs/demo", "apart": "-1", "switch": False} | given
-    assert {name: values[name].value for name in expected} == expected
+    given = config.from_flags(values)
+    assert (given.data_dir, given.seed, given.model_dir) == (text, 7, "/outputs/demo")
 
 
 def test_an_overlay_of_ones_own_is_found_by_its_name(tmp_path) -> None:
@@ -246,8 +242,30 @@ def test_what_is_sent_is_what_a_dry_run_prints_and_to_the_same_namespace(cluster
     request = ("multi-worker", "--namespace", "digits", "--", "--epochs", "5")
     cluster.run("submit", "--name=demo", *request)
     assert cluster.applied == dry_run(*request)
-    asked = [call.split()[:2] for call in cluster.calls if not call.startswith("version")]
-    assert asked == [["--namespace", "digits"]] * 3
+    assert {tuple(call.split()[:2]) for call in cluster.calls} == {("--namespace", "digits")}
+
+
+def test_what_is_a_runs_own_goes_with_its_job(cluster: Cluster) -> None:
+    cluster.on("^get job demo", times=1).on("^get job demo", job())
+    cluster.run("submit", "multi-worker", "--name", "demo")
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "demo", "uid": "u-1"}
+    sent = cluster.applied
+    owned = [o for o in sent if o["metadata"].pop("ownerReferences", None) == [owner]]
+    assert len(owned) == 5  # ServiceAccount, ConfigMap, Service, two NetworkPolicies
+    own = [o for o in sent[:-5] if "app.kubernetes.io/instance" in o["metadata"]["labels"]]
+    assert owned == [o for o in own if o["kind"] != "Job"]
+
+
+@pytest.mark.parametrize(("waits", "replaced"), [("ErrImagePull", True), ("", False)])
+def test_a_tensorboard_that_works_is_kept_another_one_replaced(waits, replaced, cluster) -> None:
+    board = pod("board-a", "Pending" if waits else "Running", waits=waits)
+    board["status"]["containerStatuses"][0]["name"] = "tensorboard"
+    cluster.on("^get deployment", BOARD).on("^get pods .*tensorboard", pods(board))
+    cluster.run("submit", "--image", "registry.example/digits:typo")
+    assert ("Deployment" in {o["kind"] for o in cluster.applied}) is replaced
+    cluster.on("^get jobs", pods({"kind": "Job"}))
+    cluster.run("clean", "demo")
+    assert any(call.startswith("delete deployment") for call in cluster.calls) is replaced
 
 
 def test_a_run_that_exists_is_left_alone(cluster: Cluster) -> None:
@@ -264,51 +282,58 @@ def test_a_volume_claim_that_exists_is_left_alone(overlay, warned, cluster) -> N
     assert cluster.applied == [o for o in dry_run(overlay) if o["kind"] != "PersistentVolumeClaim"]
 
 
-def test_a_refusal_of_the_cluster_ends_a_submission(cluster: Cluster) -> None:
-    cluster.on("apply", code=1, err="Error from server (Forbidden): no\n")
-    assert "Forbidden" in cluster.run("submit", "--follow", code=1).stderr
+def test_a_refusal_of_the_cluster_ends_a_submission_with_one_error(cluster: Cluster) -> None:
+    error = 'Error from server (NotFound): error when creating "STDIN": namespaces "x" not found\n'
+    cluster.on("apply", code=1, err=error * 9)
+    assert cluster.run("submit", "--namespace", "x", "--follow", code=1).stderr == f"error: {error}"
 
 
 def job(*conditions: tuple[str, str, str], **spec: str) -> dict:
     """A Job; conditions as type, reason and message."""
     fields = ("type", "reason", "message")
     found = [dict(zip(fields, each, strict=True), status="True") for each in conditions]
-    return {"spec": spec, "status": {"conditions": found}}
+    metadata = {"name": "demo", "uid": "u-1"}
+    return {"metadata": metadata, "spec": spec, "status": {"conditions": found}}
 
 
-def pod(name: str, phase: str, code: int | None = None, waits: str = "", message: str = "") -> dict:
-    """A pod of the run; those with later letters are younger."""
-    state = {"waiting": {"reason": waits}} if waits else {}
-    state |= {} if code is None else {"terminated": {"exitCode": code}}
-    status: dict = {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state}]}
-    if message:
-        status["conditions"] = [{"reason": "Unschedulable", "message": message}]
+def pod(name: str, phase: str, code: int | None = None, waits: str = "", **end: str) -> dict:
+    """A pod of the run; those with later letters are younger. `end`: more of its container's."""
+    state: dict = {"waiting": {"reason": waits}} if waits else {}
+    state |= {} if code is None else {"terminated": {"exitCode": code, **end}}
+    status = {"phase": phase, "containerStatuses": [{"name": "trainer", "state": state}]}
     created = f"2026-01-01T00:00:0{ord(name[-1]) - ord('a')}Z"
-    return {"metadata": {"name": name, "creationTimestamp": created}, "status": status}
+    metadata = {"name": name, "creationTimestamp": created}
+    return {"metadata": metadata, "spec": {"nodeName": "n1"}, "status": status}
 
 
 def pods(*items: dict) -> dict:
     return {"kind": "List", "items": items}
 
 
+def log(*lines: str) -> str:
+    """What `kubectl logs --timestamps` prints: one line a second."""
+    return "".join(f"2026-01-01T00:00:0{i}.5Z {line}\n" for i, line in enumerate(lines))
+
+
 RUNS, COMPLETE = job(), job(("Complete", "CompletionsReached", ""))
 
 
 def test_following_shows_one_log_after_the_other_and_leaves_with_0(cluster: Cluster) -> None:
-    cluster.on("^get job demo", times=1).on("^get job demo", RUNS, times=3)
+    cluster.on("^get job demo", times=1).on("^get job demo", RUNS, times=4)
     cluster.on("^get job demo", COMPLETE)
     failed, done = pod("demo-a", "Failed", 143), pod("demo-b", "Succeeded", 0)
     cluster.on("^get pods", pods(pod("demo-a", "Pending", waits="ContainerCreating")), times=1)
     cluster.on("^get pods", pods(pod("demo-a", "Running")), times=1)
     cluster.on("^get pods", pods(pod("demo-b", "Pending"), failed), times=1)
     cluster.on("^get pods", pods(done, failed))
-    cluster.on("^logs .*pod/demo-a", "epoch 1\nsaved\n").on("^logs .*pod/demo-b", "epoch 2\n")
+    cluster.on("^logs .*pod/demo-a", log("epoch 1", "saved"))
+    cluster.on("^logs .*pod/demo-b", log("epoch 2"))
     cluster.on("^get pod demo-a", failed).on("^get pod demo-b", done)
     result = cluster.run("submit", "--name", "demo", "--follow")
     assert result.stdout.splitlines()[-4:-1] == ["epoch 1", "saved", "epoch 2"]
     assert result.stderr.splitlines() == [
         "pod/demo-a waits: ContainerCreating",
-        "pod/demo-a ended with 143",
+        "pod/demo-a ended: exit code 143",
         "pod/demo-b waits",
     ]
 
@@ -323,12 +348,12 @@ def test_following_several_workers_shows_the_chief_alone(cluster: Cluster) -> No
 def test_a_log_that_was_cut_off_is_taken_up_where_it_was(cluster: Cluster) -> None:
     cluster.on("^get job demo", RUNS, times=1).on("^get job demo", COMPLETE)
     cluster.on("^get pods", pods(pod("demo-a", "Running")))
-    cluster.on("^logs .*--since-time=2.*pod/demo-a", "epoch 2\n")
-    cluster.on("^logs .*pod/demo-a", "epoch 1\n", err="connection lost\n", code=1, times=1)
+    cluster.on("^logs .*--since-time=2026-01-01T00:00:00.5Z", log("epoch 1", "epoch 2"))
+    cluster.on("^logs .*pod/demo-a", log("epoch 1"), err="connection lost\n", code=1, times=1)
     cluster.on("^get pod demo-a", pod("demo-a", "Running"), times=1)
     cluster.on("^get pod demo-a", pod("demo-a", "Succeeded", 0))
     result = cluster.run("follow", "demo")
-    assert result.stdout.splitlines()[:2] == ["epoch 1", "epoch 2"]
+    assert result.stdout.splitlines()[:-1] == ["epoch 1", "epoch 2"]
 
 
 BACKOFF = ("BackoffLimitExceeded", "Job has reached the specified backoff limit")
@@ -352,28 +377,84 @@ def test_a_failed_job_leaves_its_exit_code_and_reason(condition, last_exit, code
     assert result.stderr.splitlines()[-1] == f"error: run 'demo' failed: {': '.join(condition)}"
 
 
-def test_what_a_run_waits_for_is_printed_once(cluster: Cluster) -> None:
-    waiting = pod("demo-a", "Pending", message="0/3 nodes fit")
+def test_a_worker_that_is_given_up_ends_the_run_with_its_exit_code(cluster: Cluster) -> None:
+    failed = job(("Failed", "MaxFailedIndexesExceeded", "too many"), completionMode="Indexed")
+    failed["status"]["failedIndexes"] = "1,3-4"
+    cluster.on("^get job demo", failed).on("^get pods .*completion-index=0", pods())
+    last = pod("demo-b", "Failed", 137, reason="OOMKilled")
+    cluster.on("^get pods .*completion-index=1", pods(last, pod("demo-a", "Failed", 1)))
+    line = cluster.run("follow", "demo", code=137).stderr.splitlines()[-1]
+    assert re.search("MaxFailedIndexesExceeded.*worker 1 ended: OOMKilled", line)
+
+
+@pytest.mark.parametrize(
+    ("end", "words"),
+    [
+        (pod("demo-a", "Failed", 137, reason="OOMKilled"), "OOMKilled"),
+        (pod("demo-a", "Failed", 143) | {"metadata": {"deletionTimestamp": "now"}}, "deleted"),
+        ("", "deleted"),
+        ({"metadata": {}, "status": {"reason": "Evicted", "message": "/tmp"}}, "Evicted: /tmp"),
+    ],
+)
+def test_the_end_of_a_pod_is_told_in_words(end: Any, words: str, cluster: Cluster) -> None:
+    cluster.on("^get job demo", RUNS, times=1).on("^get job demo", COMPLETE)
+    cluster.on("^get pods", pods(pod("demo-a", "Running"))).on("^get pod demo-a", end)
+    (line,) = cluster.run("follow", "demo").stderr.splitlines()
+    assert line.startswith(f"pod/demo-a ended: {words}")
+
+
+def test_while_the_job_waits_to_try_again_following_says_until_when(cluster: Cluster) -> None:
+    now = datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    first = pod("demo-a", "Failed", 1, finishedAt="2026-01-01T00:00:00Z")
+    second = pod("demo-b", "Failed", 1, finishedAt=f"{now:%Y-%m-%dT%H:%M:%SZ}")
+    cluster.on("^get job demo", RUNS, times=3).on("^get job demo", COMPLETE)
+    cluster.on("^get pods", pods(first, second))
+    cluster.on("^get pod demo-a", first).on("^get pod demo-b", second)
+    until = f"{now + datetime.timedelta(seconds=20):%H:%M:%S}"  # 10 s, doubled once
+    lines = cluster.run("follow", "demo").stderr.splitlines()
+    assert [until in line for line in lines] == [False, False, True]
+
+
+QUOTA = [{"message": f"quota, {i}", "lastTimestamp": f"2026-01-01T00:00:0{i}Z"} for i in range(2)]
+UNSCHEDULABLE = pod("demo-a", "Pending")
+UNSCHEDULABLE["status"]["conditions"] = [{"reason": "Unschedulable", "message": "0/3 nodes"}]
+
+
+@pytest.mark.parametrize(
+    ("question", "answers", "words"),
+    [
+        ("^get pods", [{"answer": pods(UNSCHEDULABLE)}], "pod/demo-a waits: 0/3 nodes"),
+        ("^get events .*FailedCreate", [{"answer": pods(each)} for each in QUOTA], "quota, 0"),
+        # Its node is lost.
+        ("^logs .*demo-a", [{"code": 1, "err": f"timeout {i}"} for i in range(2)], "timeout 0"),
+    ],
+)
+def test_what_a_run_waits_for_is_printed_once(question, answers, words, cluster: Cluster) -> None:
     cluster.on("^get job demo", job(("Suspended", "JobSuspended", "")), times=3)
     cluster.on("^get job demo", RUNS, times=3).on("^get job demo", COMPLETE)
-    cluster.on("^get pods", pods(), times=3).on("^get pods", pods(waiting))
+    cluster.on("^get pods", pods(), times=3)
+    cluster.on(question, **answers[0], times=1).on(question, **answers[-1])
+    if question.startswith("^logs"):
+        running = pod("demo-a", "Running")
+        cluster.on("^get pods", pods(running)).on("^get pod demo-a", running)
     lines = cluster.run("follow", "demo").stderr.splitlines()
     assert lines[0].startswith("run 'demo' is suspended")
-    assert lines[1:] == ["pod/demo-a waits: 0/3 nodes fit"]
+    assert [words in line for line in lines] == [False, True]
 
 
 def test_following_survives_a_cluster_that_is_away_for_a_moment(cluster: Cluster) -> None:
-    cluster.on("^get job demo", code=1, err="timeout\n", times=5)
+    cluster.on("^get job demo", RUNS, times=1)
+    cluster.on("^get job demo", code=1, err="timeout\n", times=2)
     cluster.on("^get job demo", RUNS, times=1)
     cluster.on("^get job demo", code=1, err="refused\n")
-    result = cluster.run("follow", "demo", code=1)
-    assert (result.stderr.count("timeout"), result.stderr.count("refused")) == (5, 10)
-    assert result.stderr.splitlines()[-1].startswith("error: run 'demo' cannot be seen")
+    lines = cluster.run("follow", "demo", code=1).stderr.splitlines()
+    assert ["timeout" in line for line in lines] == [True, False]
+    assert lines[1].startswith("error: run 'demo' cannot be seen")
 
 
 def test_ctrl_c_ends_the_following_and_not_the_run(cluster: Cluster) -> None:
     cluster.on("^get job demo", RUNS).on("^get pods", pods(pod("demo-a", "Running")))
-    cluster.on("^logs", "epoch 1\n", sleep=600)
+    cluster.on("^logs", log("epoch 1"), sleep=600)
     process = cluster.start("follow", "demo")
     wait_until(lambda: any(call.startswith("logs") for call in cluster.calls), "the log is shown")
     process.send_signal(signal.SIGINT)
@@ -392,7 +473,21 @@ def test_monitor_prints_the_address_once_it_is_forwarded(cluster: Cluster) -> No
     assert cluster.calls[-1] == "port-forward service/number-recognition-tensorboard 7000:6006"
 
 
-BOARD = {"spec": {"template": {"spec": {"containers": [{"image": "registry.example/digits:1"}]}}}}
+def test_a_signal_to_monitoring_ends_the_forwarding(cluster: Cluster) -> None:
+    cluster.on("^get deployment", BOARD)
+    cluster.on("port-forward", "Forwarding from 127.0.0.1:6006 -> 6006\n", sleep=600)
+    process = cluster.start("monitor")
+    assert "http://localhost:6006/" in process.stdout.readline()
+    process.terminate()
+    process.communicate(timeout=TIMEOUT_S)  # until kubectl has closed standard error too
+    assert process.returncode == 128 + signal.SIGTERM
+
+
+def workload(container: str, image: str) -> dict:
+    return {"spec": {"template": {"spec": {"containers": [{"name": container, "image": image}]}}}}
+
+
+BOARD = workload("tensorboard", "registry.example/digits:1")
 
 
 @pytest.fixture
@@ -409,15 +504,19 @@ def finished(cluster: Cluster) -> Cluster:
 
 
 def test_collect_copies_a_finished_run_and_removes_its_pod(finished: Cluster, tmp_path) -> None:
-    directory = tmp_path / "a new/place"
-    finished.run("collect", "demo", str(directory))
+    run, directory, image = "d" * 50, tmp_path / "a new/place", "registry.example/digits:run"
+    finished.on(f"^get job {run}", workload("trainer", image))  # whatever TensorBoard's is
+    (finished.directory / "outputs/demo").rename(finished.directory / "outputs" / run)
+    finished.run("collect", run, str(directory))
     assert (directory / "saved_model/7/saved_model.pb").read_bytes() == b"\0\1\2"
     assert (directory / "metrics.json").exists()
     assert [path.name for path in directory.parent.iterdir()] == ["place"]
     (pod,) = finished.applied
-    assert pod["metadata"]["name"].startswith("collector-demo-")
-    assert pod["spec"]["containers"][0]["image"] == "registry.example/digits:1"
-    assert finished.calls[-1].startswith(f"delete pod {pod['metadata']['name']} ")
+    name = pod["metadata"]["name"]
+    assert re.fullmatch(r"collector-\d+-d+", name)
+    assert len(name) <= 63  # else its host name is cut
+    assert pod["spec"]["containers"][0]["image"] == image
+    assert finished.calls[-1].startswith(f"delete pod {name} ")
 
 
 @pytest.mark.parametrize(
@@ -460,13 +559,17 @@ def test_collect_says_why_the_volume_cannot_be_read(cluster: Cluster, tmp_path) 
     request = ("collect", "demo", str(tmp_path / "new"))
     assert "error: no run 'demo': nothing was ever" in cluster.run(*request, code=1).stderr
     cluster.on("^get deployment", BOARD).on("^wait", code=1, err="timed out\n")
-    assert "error: the volume cannot be read" in cluster.run(*request, code=1).stderr
+    cluster.on("^get pod collector", pod("collector-a", "Pending", waits="ErrImagePull"))
+    error = cluster.run(*request, code=1).stderr
+    assert re.search("error: the volume cannot be read .*ErrImagePull", error)
     assert cluster.calls[-1].startswith("delete pod collector-")
 
 
 def test_clean_removes_what_carries_the_runs_name_and_nothing_shared(cluster: Cluster) -> None:
-    cluster.on("^get jobs", "job.batch/demo\n")
-    cluster.run("clean", "demo")
+    cluster.on("^get jobs", pods({"kind": "Job"}))
+    cluster.on("^get pods .*=demo", pods(pod("demo-a", "Running"), pod("demo-b", "Failed", 1)))
+    lines = cluster.run("clean", "demo").stderr.splitlines()
+    assert ["pod/demo-a on node n1" in line for line in lines] == [True]  # may be a lost one
     (delete,) = [call for call in cluster.calls if call.startswith("delete")]
     _, kinds, _, selector, *_ = delete.split()
     wanted = dict(pair.split("=") for pair in selector.split(","))

@@ -77,7 +77,8 @@ def publish(
 
 def _difference(path: str, images: np.ndarray, probabilities: np.ndarray) -> float:
     """Returns the largest difference between a SavedModel's answers and `probabilities`."""
-    signatures = tf.saved_model.load(path).signatures
+    with files.without_pattern(path) as readable:
+        signatures = tf.saved_model.load(readable).signatures
     contents = tf.stack([tf.io.encode_png(image[..., None]) for image in images])
     answers = [signatures["serving_default"](images=tf.constant(images))]
     answers += [signatures["serving_bytes"](image_bytes=contents)]
