@@ -1,94 +1,109 @@
-"""Finds the ink of a digit in a picture: the ground is removed, stray marks are left out."""
+"""Finds the parts of writing among strokes, and the words they belong to."""
+
+import dataclasses
 
 import cv2
 import numpy as np
 
-from trainer.errors import DataError
-
-WORK = 512  # pixels: the longer side of the picture in which ink is looked for
-COARSE = 48  # pixels: the longer side of the picture in which the ground is estimated
-MIN_CONTRAST = 12.0  # grey levels: fainter than pencil, stronger than the grain of paper
+MAX_PARTS = 400  # the largest are kept: a texture has thousands
+MIN_HEIGHT = 9  # pixels of a digit
 
 
-def find_digit(gray: np.ndarray) -> np.ndarray:
-    """Returns the ink of the digit in a picture: float32 [h, w], cropped to it, 0 beside strokes.
+@dataclasses.dataclass
+class Part:
+    """A connected stroke, or a piece cut from one."""
 
-    `gray`, uint8 [height, width], shows one digit on a plain ground, dark on light or light on
-    dark, evenly lit or not. The unit is grey levels that the ink stands out from the ground.
-    Raises `DataError` if no digit is found.
-    """
-    small = resize(gray, min(WORK, max(gray.shape)))
-    ink = _remove_ground(small)
-    strokes = _strokes(ink)
-    left, top, width, height = cv2.boundingRect(strokes)
-    longer, zoom = max(width, height), max(gray.shape) / max(small.shape)
-    if zoom > 1 and longer < WORK / 4:  # small on a large sheet: look again, closer
-        rows, columns = (
-            slice(max(0, int((start - longer / 2) * zoom)), int((end + longer / 2) * zoom) + 1)
-            for start, end in ((top, top + height), (left, left + width))
-        )
-        return find_digit(gray[rows, columns])
-    box = (slice(top, top + height), slice(left, left + width))
-    soft_edge = max(1, longer // 64)  # of strokes: below the threshold
-    inside = cv2.distanceTransform(1 - strokes, cv2.DIST_L2, 3)[box] <= soft_edge
-    return np.where(inside, np.maximum(ink[box], 0), 0).astype(np.float32)
+    label: int  # of its pixels
+    left: int
+    top: int
+    right: int
+    bottom: int
+    area: int
+    stroke: float = 1.0
+    origin: int = 0
 
+    @property
+    def width(self) -> int: return self.right - self.left
 
-def resize(array: np.ndarray, longer: int) -> np.ndarray:
-    """Returns `array` as float32 with its longer side `longer` pixels, antialiased."""
-    factor = longer / max(array.shape)
-    size = [max(1, round(side * factor)) for side in reversed(array.shape)]
-    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return cv2.resize(array, size, interpolation=way).astype(np.float32)
+    @property
+    def height(self) -> int: return self.bottom - self.top
+
+    @property
+    def middle(self) -> float: return (self.left + self.right) / 2
 
 
-def _remove_ground(gray: np.ndarray) -> np.ndarray:
-    """Returns how far pixels stand out as ink, dark or light; uneven light is removed."""
-    coarse = resize(gray, min(COARSE, max(gray.shape)))
-    # The light's slope: the median of differences, which ink and the sheet's end hardly move.
-    slopes = [
-        np.median(np.diff(coarse, axis=axis, prepend=coarse.take([0], axis))) for axis in (0, 1)
-    ]
-    light = np.tensordot(slopes, np.indices(coarse.shape), 1)
-    # Ink covers little and is far from the ground, so the third moment has its sign.
-    flat = coarse - light
-    sign = np.sign(np.sum((flat - np.median(flat)) ** 3))
-    # An opening by a window wider than strokes keeps what is wider: the ground and its shadows.
-    window = np.ones([max(coarse.shape) // 6 * 2 + 1] * 2)
-    ground = light + sign * cv2.morphologyEx(sign * flat, cv2.MORPH_OPEN, window)
-    ink = sign * (gray - cv2.resize(ground, gray.shape[::-1], interpolation=cv2.INTER_LINEAR))
-    return ink - np.percentile(ink, 25)
+def parts(mask: np.ndarray) -> tuple[np.ndarray, list[Part]]:
+    """Returns labels int32 [h, w] and the parts of strokes, uint8 [h, w]."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    widths = 4 * (np.bincount(labels.ravel(), distance.ravel(), count) / stats[:, 4] - 0.5)
+    found = [Part(i, x, y, x + w, y + h, a, max(1.0, widths[i]), i) for i, (x, y, w, h, a) in enumerate(stats.tolist()) if i and a >= 4]
+    found.sort(key=lambda part: -part.area)
+    found = [part for part in found if not _is_frame(part, mask.shape)]
+    found = [p for p in found if not _encloses(p, found)]
+    return labels, found[:MAX_PARTS]
 
 
-def _strokes(ink: np.ndarray) -> np.ndarray:
-    """Returns the pixels of the digit, uint8 [height, width], 0 or 1."""
-    soft = cv2.blur(ink, [max(ink.shape) // 100 * 2 + 1] * 2)
-    # Two estimates of the ground's noise (standard deviation, from quantiles of a normal
-    # distribution): uneven light misleads the first, ink that fills the picture the second.
-    low, quarter, middle = np.percentile(soft, [5, 25, 50])
-    noise = sorted([(quarter - low) / 0.97, (middle - quarter) / 0.67])
-    peak = soft.max()
-    if peak < max(MIN_CONTRAST, 6 * noise[0]):
-        raise DataError("shows no digit; draw or photograph one with more contrast")
-    mask = soft > np.clip(4 * noise[1], 0.1 * peak, 0.3 * peak)
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    mass = np.bincount(labels.ravel(), (mask * soft).ravel(), count)
-    mass *= np.isin(np.arange(count), labels[soft > 0.4 * peak])
-    # A shadow or the sheet's end lies along the edge; a digit touches it with its strokes at most.
-    edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    share = np.bincount(edges, minlength=count) / edges.size
-    main = int(np.argmax(mass / (1 + (30 * share) ** 2)))
-    candidates = (mass >= 0.02 * mass[main]) & (share <= max(0.1, share[main]))
-    return _with_neighbours(labels, main, np.flatnonzero(candidates))
+def _is_frame(part, shape):
+    edge = (part.left == 0) + (part.top == 0) + (part.right == shape[1]) + (part.bottom == shape[0])
+    return edge >= 2 or max(part.width / part.height, part.height / part.width) > 12 or (edge and max(part.width / shape[1], part.height / shape[0]) > 0.5)
 
 
-def _with_neighbours(labels: np.ndarray, main: int, candidates: np.ndarray) -> np.ndarray:
-    """Joins the parts near `main`: the bar of a 5, the halves of a broken stroke."""
-    digit = (labels == main).astype(np.uint8)
-    while True:
-        distance = cv2.distanceTransform(1 - digit, cv2.DIST_L2, 3)
-        near = labels[distance <= 0.25 * max(cv2.boundingRect(digit)[2:])]
-        joined = np.isin(labels, np.intersect1d(near, candidates)).astype(np.uint8)
-        if np.array_equal(joined, digit):
-            return digit
-        digit = joined
+def _encloses(part, others):
+    """A ring around other parts."""
+    if part.area > 0.35 * part.width * part.height:
+        return False
+    inside = [o for o in others if o.left > part.left and o.right < part.right and o.top > part.top and o.bottom < part.bottom and o.height > 0.3 * part.height]
+    return bool(inside)
+
+
+def words(found: list[Part]) -> list[list[Part]]:
+    """Groups parts that stand side by side as the digits of a number do."""
+    main = [p for p in found if p.height >= MIN_HEIGHT and p.stroke <= 0.42 * max(p.width, p.height)]
+    group = list(range(len(main)))
+
+    def root(i):
+        while group[i] != i:
+            i = group[i]
+        return i
+
+    for i, a in enumerate(main):
+        for j, b in enumerate(main[:i]):
+            low, high = sorted([a.height, b.height])
+            overlap = min(a.bottom, b.bottom) - max(a.top, b.top)
+            gap = max(a.left, b.left) - min(a.right, b.right)
+            if overlap > 0.35 * low and low > 0.4 * high and gap < 0.9 * high:
+                group[root(i)] = root(j)
+    result = {}
+    for i, part in enumerate(main):
+        result.setdefault(root(i), []).append(part)
+    lines = list(result.values())
+    rest = [p for p in found if all(p is not m for m in main)]
+    for p in rest:
+        best, where = 0.3, None
+        for line in lines:
+            h = max(m.height for m in line)
+            for m in line:
+                gap = max(max(m.left, p.left) - min(m.right, p.right), 0) + max(max(m.top, p.top) - min(m.bottom, p.bottom), 0)
+                if gap < best * h and p.area < 3 * h * h and p.area > 0.004 * h * h and p.height < 1.5 * h:
+                    best, where = gap / h, line
+        if where is not None:
+            where.append(p)
+    # a small group beside a large one is part of it
+    return [sorted(line, key=lambda p: p.middle) for line in lines]
+
+
+def stands_out(ink: np.ndarray, ground: np.ndarray, labels: np.ndarray, word: list[Part], height: float) -> bool:
+    """Says whether the ground is the same under a word and around it: else it is a gap."""
+    reach = max(2, int(0.5 * height))
+    left, top = min(p.left for p in word), min(p.top for p in word)
+    right, bottom = max(p.right for p in word), max(p.bottom for p in word)
+    area = (slice(max(0, top - reach), bottom + reach), slice(max(0, left - reach), right + reach))
+    own = np.isin(labels[area], [p.label for p in word])
+    ring = np.ones(own.shape, bool)
+    y, x = min(top, reach), min(left, reach)
+    ring[y : y + bottom - top, x : x + right - left] = False
+    if not ring.any():
+        return True
+    under, around = np.median(ground[area][own]), np.median(ground[area][ring])
+    return abs(under - around) < 0.5 * np.median(ink[area][own])
