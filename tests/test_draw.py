@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import io
 import json
 import re
 import shutil
@@ -20,8 +19,7 @@ import runs
 from browser import Browser
 from PIL import Image, ImageDraw
 from selenium.webdriver import ActionChains, Keys
-from selenium.webdriver.common.actions.pointer_input import PointerInput
-from test_predict import export_templates, field_of
+from test_predict import export_templates, field_of, png
 
 from trainer import draw
 from trainer.process import command_line
@@ -34,17 +32,12 @@ EMPTY = "document.getElementById('verdict').textContent === 'The paper is empty.
 METRICS = {"model": "cnn", "dataset": "mnist", "test_accuracy": 0.98765}
 
 
-def drawn(*strokes: list[tuple[float, float]]) -> Image.Image:
-    """Black strokes on white, as the page sends them."""
+def drawn(*strokes: list[tuple[float, float]]) -> bytes:
+    """A PNG file of black strokes on white, as the page sends it."""
     image = Image.new("L", (704, 384), 255)
     for stroke in strokes:
         ImageDraw.Draw(image).line([(32 + 320 * x, 32 + 320 * y) for x, y in stroke], 0, 18)
-    return image
-
-
-def png(*strokes: list[tuple[float, float]]) -> bytes:
-    drawn(*strokes).save(file := io.BytesIO(), "PNG")
-    return file.getvalue()
+    return png(image)
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +85,13 @@ def ask(address, method="POST", path="/read", body=None, headers=()):
 
 
 def test_a_drawing_is_read_and_comes_back_as_the_model_saw_it(address):
-    status, body, _ = ask(address, body=png(SEVEN, ONE), headers={"Origin": address[:-1]})
+    status, body, _ = ask(address, body=drawn(SEVEN, ONE), headers={"Origin": address[:-1]})
     [number] = json.loads(body)["numbers"]
     assert (status, number["number"]) == (200, "71")
-    assert [digit["digit"] for digit in number["digits"]] == [7, 1]
     for digit, stroke in zip(number["digits"], (SEVEN, ONE), strict=True):
         alone = field_of(drawn(stroke)).astype(int)
         assert np.mean(np.abs(np.array(digit["field"]) - alone)) < 10  # levels of 255: the same
-
-
-def test_a_picture_without_a_number_is_answered_with_none(address):
-    status, body, _ = ask(address, body=png())
-    assert (status, json.loads(body)) == (200, {"numbers": []})
+    assert json.loads(ask(address, body=drawn())[1]) == {"numbers": []}  # a blank sheet
 
 
 def test_the_accuracy_is_that_of_the_run_which_ended_in_this_export(address, model, tmp_path):
@@ -118,52 +106,39 @@ def test_the_accuracy_is_that_of_the_run_which_ended_in_this_export(address, mod
     ("expected", "request_"),
     [
         (404, {"path": "/../draw.py", "method": "GET"}),
-        (404, {"path": "/elsewhere"}),
         (413, {"body": bytes(draw.MAX_BODY + 1)}),
         (422, {"body": b"no image"}),
         (400, {"headers": {"Host": "attacker.example"}}),  # DNS rebinding
-        (400, {"method": "GET", "path": "/", "headers": {"Host": "attacker.example"}}),
         (403, {"headers": {"Origin": "http://attacker.example"}}),
         (403, {"headers": {"Origin": "null"}}),
     ],
 )
 def test_bad_requests_are_refused_with_a_reason_in_json(address, expected, request_):
-    status, body, _ = ask(address, **{"body": png(ONE)} | request_)
+    status, body, _ = ask(address, **{"body": drawn(ONE)} | request_)
     assert status == expected
     assert list(json.loads(body)) == ["error"]
 
 
-def test_clients_that_never_finish_block_nobody(address):
+def test_clients_that_never_finish_block_nobody_and_none_comes_from_elsewhere(address):
     clients = []
     for _ in range(8):
         clients.append(socket.create_connection(("127.0.0.1", urllib.parse.urlsplit(address).port)))
         clients[-1].sendall(b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\na")
-    assert ask(address, body=png(ONE))[0] == 200
+    assert ask(address, body=drawn(ONE))[0] == 200
     for client in clients:
         client.close()
-
-
-def test_the_page_is_on_the_loopback_address_alone(address):
-    there = ("127.0.0.2", urllib.parse.urlsplit(address).port)
     # Every address of 127.0.0.0/8 is this machine; a server on all of its addresses answers there.
-    with pytest.raises(OSError, match=r".+"), socket.create_connection(there, 5):
-        pass
+    with pytest.raises(OSError, match=r".+"):
+        socket.create_connection(("127.0.0.2", urllib.parse.urlsplit(address).port), 5)
 
 
 def test_a_phone_reaches_the_page_by_the_printed_address_and_foreign_names_do_not(model):
     with serving(model, "--host=0.0.0.0") as [here, phone]:
-        for address, host, expected in (
-            (here, None, 200),
-            (phone, None, 200),
-            (phone, socket.gethostname(), 200),
-            (phone, f"{socket.gethostname()}.local:80", 200),
-            (phone, "attacker.example", 400),
-            (phone, "localhost.attacker.example", 400),
-            (here, "192.0.2.1", 400),
-        ):
-            headers = {"Host": host} if host else {}
-            assert ask(address, "GET", "/", headers=headers)[0] == expected, (address, host)
-        place = urllib.parse.urlsplit(here)
+        place, name = urllib.parse.urlsplit(here), socket.gethostname().lower()
+        own = ("localhost", urllib.parse.urlsplit(phone).netloc, name, f"{name}.local:80")
+        for host in (*own, "attacker.example", "localhost.attacker.example", "192.0.2.1"):
+            status = ask(phone, "GET", "/", headers={"Host": host})[0]
+            assert status == (200 if host in own else 400), host
         for target, host in (("http://[::1", "localhost"), ("/", "[::1"), ("/", "[")):
             with socket.create_connection((place.hostname, place.port), 60) as connection:
                 connection.sendall(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -175,7 +150,6 @@ def test_a_taken_port_and_wrong_command_lines_are_one_line_and_exit_2(address, m
     for reason, flags in {
         "Address already in use": [f"--model_dir={model}", f"--port={port}"],
         "--host=192.0.2.1": [f"--model_dir={model}", "--host=192.0.2.1"],
-        "--host=a..b": [f"--model_dir={model}", "--host=a..b"],
         "--model_dir is needed": [],
         "flags alone": [f"--model_dir={model}", "image.png"],
         "--port=65536": ["--port=65536"],
@@ -187,26 +161,10 @@ def test_a_taken_port_and_wrong_command_lines_are_one_line_and_exit_2(address, m
         assert reason in err
 
 
-def move(browser: Browser, *strokes: list[tuple[float, float]], kind: str = "mouse") -> None:
-    """Draws strokes on the page's paper."""
-    box = browser.run("paper.getBoundingClientRect().toJSON()")
-    hand = ActionChains(browser.driver, duration=50, devices=[PointerInput(kind, kind)])
-    for stroke in strokes:
-        [first, *rest] = [
-            (round(box["x"] + x * box["height"]), round(box["y"] + y * box["height"]))
-            for x, y in stroke
-        ]
-        hand.w3c_actions.pointer_action.move_to_location(*first).pointer_down()
-        for point in rest:
-            hand.w3c_actions.pointer_action.move_to_location(*point)
-        hand.w3c_actions.pointer_action.pointer_up()
-    hand.perform()
-
-
 def test_a_number_drawn_with_the_mouse_is_read_shown_and_undone(address, browser: Browser):
     browser.open(address)
     browser.wait("document.getElementById('model').textContent.includes('98.77')")
-    move(browser, SEVEN, ONE)
+    browser.draw(SEVEN, ONE)
     browser.wait(f"{READ} === '71'")
     browser.wait("document.getElementById('spoken').textContent.startsWith('The model reads 71')")
     pixels = browser.run("""[...document.querySelectorAll("#fields canvas")].map((each) =>
@@ -236,21 +194,19 @@ def test_the_page_may_load_nothing_from_elsewhere(address, browser: Browser):
         const found = new Set();
         addEventListener("securitypolicyviolation", (event) => {
             found.add(event.effectiveDirective.replace("-elem", ""));
-            if (found.size === 3) done([...found].sort());
+            if (found.size === 2) done([...found].sort());
         });
-        const elsewhere = "http://localhost:9/";
+        const script = document.createElement("script"), elsewhere = "http://localhost:9/";
+        document.body.append(Object.assign(script, { src: elsewhere }));
         fetch(elsewhere).catch(() => {});
-        for (const name of ["iframe", "script"]) {
-            document.body.append(Object.assign(document.createElement(name), {src: elsewhere}));
-        }
     })""")
-    assert blocked == ["connect-src", "frame-src", "script-src"]
+    assert blocked == ["connect-src", "script-src"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_finger_draws_on_a_phone_in_the_persons_colours(address, browser: Browser, scheme):
     browser.open(address, width=360, height=740, prefers_color_scheme=scheme)
-    move(browser, SEVEN, ONE, kind="touch")
+    browser.draw(SEVEN, ONE, kind="touch")
     browser.wait(f"{READ} === '71'")
     assert browser.run("scrollY") == 0  # the strokes went down
     assert browser.run("document.documentElement.scrollWidth") == 360

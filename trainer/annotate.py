@@ -14,7 +14,6 @@ TEXT, MUTED, GROUND = "#1b1b1b", "#595959", "#f6f5f2"
 LONGER, MAX_ZOOM = 1000, 8  # pixels of the picture's longer side; a tiny one grows so far at most
 MARGIN, GAP, BLOCK = 32, 24, 156  # pixels; a block is a number's line, its fields, their captions
 FIELD = 3 * 28  # pixels of a field's side
-PANELS = (740, 1000, 1500, 2400)  # pixels: widths that the fields may take, the first that fits
 
 
 def annotate(image: Picture, numbers: Sequence[Number], problem: str = "") -> bytes:
@@ -26,10 +25,9 @@ def annotate(image: Picture, numbers: Sequence[Number], problem: str = "") -> by
     zoom = min(LONGER / max(picture.size), MAX_ZOOM)
     picture = picture.resize([max(1, round(side * zoom)) for side in picture.size])
     left = picture.width + 2 * MARGIN
-    for width in PANELS:
-        places, right, bottom = _place(numbers, left, left + width)
-        if bottom <= LONGER + 2 * MARGIN:
-            break
+    fields = sum(len(number.digits) + 1 for number in numbers)
+    width = max(8 * (FIELD + 6), int(110 * fields**0.5))  # many make a square, about
+    places, right, bottom = _place(numbers, left, left + width)
     size = (right + MARGIN, max(picture.height + MARGIN, bottom) + MARGIN)
     sheet = Image.new("RGB", size, GROUND)
     sheet.paste(picture, (MARGIN, MARGIN))
@@ -43,9 +41,7 @@ def annotate(image: Picture, numbers: Sequence[Number], problem: str = "") -> by
     return file.getvalue()
 
 
-def _place(
-    numbers: Sequence[Number], left: int, limit: int
-) -> tuple[list[tuple[int, int]], int, int]:
+def _place(numbers: Sequence[Number], left: int, limit: int) -> tuple[list, int, int]:
     """Sets the numbers' fields like words; returns their places, the right end and the bottom."""
     places, x, y, right = [], left, MARGIN + 44, left + 320
     for number in numbers:

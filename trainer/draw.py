@@ -39,7 +39,7 @@ _HEADERS = {
 
 def describe(export: str) -> dict[str, Any]:
     """Returns `model`, `dataset` and `test_accuracy` of the run that ended in `export`, if any."""
-    versions, step = os.path.split(export)
+    versions, step = os.path.split(export.rstrip("/"))
     with contextlib.suppress(Exception):  # none, or a damaged file: the page works without
         metrics = json.loads(files.read_text(files.join(os.path.dirname(versions), "metrics.json")))
         if str(metrics["steps"]) == step:
@@ -124,18 +124,15 @@ def run(argv: Sequence[str]) -> int:
     try:
         listener = socket.create_server((values.host, values.port))  # werkzeug exits if it is taken
     except (OSError, UnicodeError) as error:
-        raise UsageError(
-            f"--host={values.host} --port={values.port} cannot be had ({error}); give an address of"
-            " this machine, 0.0.0.0 for all of them, and another port, 0 for any"
-        ) from error
+        where = f"--host={values.host} --port={values.port}"
+        raise UsageError(f"{where} cannot be had ({error}); give others") from error
     app = application(predict.load_classifier(export), describe(export), values.host)
-    port, everywhere = listener.getsockname()[1], values.host == "0.0.0.0"
+    port, outside = listener.getsockname()[1], get_interface_ip(socket.AF_INET)
     server = make_server(
         values.host, port, app, threaded=True, request_handler=_Handler, fd=listener.fileno()
     )
-    where = f"http://{HOST if everywhere else values.host}:{port}/"
-    if everywhere:
-        where += f" here, http://{get_interface_ip(socket.AF_INET)}:{port}/ on a phone"
+    hosts = [HOST, outside] if values.host == "0.0.0.0" else [values.host]
+    where = ", on a phone at ".join(f"http://{host}:{port}/" for host in hosts)
     print(f"draw at {where} for {command_line.printable(export)}; Ctrl-C ends it", flush=True)
     server.serve_forever()
     return 0

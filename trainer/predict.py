@@ -98,70 +98,58 @@ def to_json(number: picture.Number, *, fields: bool = False) -> dict[str, Any]:
     return answer
 
 
-def summarize(readings: Sequence[tuple[str, str]]) -> str:
-    """Returns how many numbers and digits are right; a reading: what is there, what was read."""
-    exact = sum(expected == read for expected, read in readings)
-    matchers = [difflib.SequenceMatcher(None, *reading, autojunk=False) for reading in readings]
-    right = sum(block.size for each in matchers for block in each.get_matching_blocks())
-    digits = sum(len(expected) for expected, _ in readings)
-    return (
-        f"numbers  {exact:,} of {len(readings):,} read exactly ({exact / len(readings):.1%})\n"
-        f"digits   {right:,} of {digits:,} read right ({right / digits:.1%})"
-    )
-
-
 def _read(path: str, classify: picture.Classify, copy: str | None) -> list[picture.Number]:
     """Returns the numbers in a picture; writes its annotated `copy`, also if there are none."""
-    if os.path.isdir(path) or path.endswith(ANNOTATED):
-        raise DataError("has no pictures but annotated copies; name others")
-    image, numbers, problem = picture.decode(path), [], ""
+    if os.path.isdir(path):
+        raise DataError(f"holds no pictures ({', '.join(SUFFIXES)})")
+    if path.endswith(ANNOTATED):
+        raise DataError("is an annotated copy; name the picture itself")
+    image, numbers, problem = picture.decode(path), [], None
     try:
         numbers = picture.read_numbers(image, classify)
     except DataError as error:
-        problem = str(error)
-        raise
-    finally:
-        try:
-            if copy:
-                files.write_bytes(copy, annotate(image, numbers, problem))
-        except OSError as error:
-            reason = error.strerror
-            raise StorageError(f"--annotate: {copy}: {reason}; name another folder") from error
+        problem = error
+    try:
+        if copy:
+            files.write_bytes(copy, annotate(image, numbers, str(problem or "")))
+    except OSError as error:
+        raise StorageError(f"--annotate: {copy}: {error.strerror}; give another folder") from error
+    if problem:
+        raise problem
     return numbers
-
-
-def _row(number: picture.Number) -> str:
-    return f"{number.number:>8}  {number.confidence:>10.1%}{'  unsure' * number.unsure}"
 
 
 def _read_all(paths: Sequence[str], classify: picture.Classify, values: flags.FlagValues) -> int:
     """Prints what is in each picture as soon as it is known; returns the exit code."""
     folders = [os.path.dirname(os.path.abspath(path)) for path in paths]
-    top, code, readings = os.path.commonpath(folders), 0, []
+    top, code, counts = os.path.commonpath(folders), 0, np.zeros(4, int)
     width = max(len(command_line.printable(path)) for path in ["file", *paths])
     if not values.json:
         second = f"{'read':>8}" if values.evaluate else "confidence"
         print(f"{'file':<{width}}  {'number':>8}  {second}")
     for path, folder in zip(paths, folders, strict=True):
         name, numbers = command_line.printable(path), []
-        place = os.path.relpath(folder, top)  # no two pictures share it with their name
-        copy = values.annotate and files.join(values.annotate, place, os.path.basename(path))
+        copy = os.path.join(os.path.relpath(folder, top), os.path.basename(path) + ANNOTATED)
         try:
-            numbers = _read(path, classify, copy and copy + ANNOTATED)
+            numbers = _read(path, classify, values.annotate and files.join(values.annotate, copy))
         except DataError as error:
             print(f"error: {name}: {error}", file=sys.stderr)
             code = error.exit_code
-        read, expected = " ".join(number.number for number in numbers), os.path.basename(folder)
-        readings.append((expected, read))
+        expected, read = os.path.basename(folder), " ".join(each.number for each in numbers)
+        matches = difflib.SequenceMatcher(None, expected, read).get_matching_blocks()
+        counts += [1, read == expected, len(expected), sum(match.size for match in matches)]
         if values.json and numbers:
             print(json.dumps({"file": path, "numbers": [to_json(number) for number in numbers]}))
         elif values.evaluate and read != expected:
             print(f"{name:<{width}}  {expected:>8}  {read or 'nothing':>8}")
-        elif not (values.json or values.evaluate):
-            for number in numbers:
-                print(f"{name:<{width}}  {_row(number)}")
+        for number in numbers if not (values.json or values.evaluate) else ():
+            row = f"{number.number:>8}  {number.confidence:>10.1%}{'  unsure' * number.unsure}"
+            print(f"{name:<{width}}  {row}")
     if values.evaluate:
-        print(summarize(readings), file=sys.stderr if values.json else sys.stdout)
+        pictures, exact, digits, right = counts
+        numbers = f"numbers  {exact:,} of {pictures:,} read exactly ({exact / pictures:.1%})"
+        summary = f"{numbers}\ndigits   {right:,} of {digits:,} read right ({right / digits:.1%})"
+        print(summary, file=sys.stderr if values.json else sys.stdout)
     return code
 
 

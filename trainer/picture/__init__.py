@@ -64,7 +64,9 @@ def read_numbers(picture: Picture, classify: Classify) -> list[Number]:
         n = len(text.candidates)
         p = probabilities[start : start + n]
         start += n
-        cost, path = best_path(len(text.pieces), text.candidates, p, text.height, [q.area for q in text.pieces])
+        cost, path = best_path(
+            len(text.pieces), text.candidates, p, text.height, [q.area for q in text.pieces]
+        )
         if path:
             found.append(number_of(text, path, p))
     found = without_overlap(found)
@@ -97,7 +99,11 @@ def find_texts(gray, light, scale):
     labels, found = parts(strokes(inked))
     texts = []
     for word in words(found):
-        height = float(np.percentile([p.height for p in word if p.height >= 0.5 * max(q.height for q in word)], 75))
+        height = float(
+            np.percentile(
+                [p.height for p in word if p.height >= 0.5 * max(q.height for q in word)], 75
+            )
+        )
         if not stands_out(inked, ground, labels, word, height):
             continue
         stroke = max(word, key=lambda p: p.area).stroke
@@ -118,7 +124,9 @@ def number_of(text, path, p):
     box = (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist())
     conf = float(np.prod([d.confidence for d in digits]))
     score = sum(d.confidence - 0.6 for d in digits)
-    return score, Number("".join(str(d.digit) for d in digits), conf, conf < 0.5, box, tuple(digits))
+    return score, Number(
+        "".join(str(d.digit) for d in digits), conf, conf < 0.5, box, tuple(digits)
+    )
 
 
 def without_overlap(found):
@@ -127,7 +135,10 @@ def without_overlap(found):
         if score <= 0:
             continue
         a = number.box
-        if not any(min(a[2], b[2]) - max(a[0], b[0]) > 0 and min(a[3], b[3]) - max(a[1], b[1]) > 0 for b in (k[1].box for k in kept)):
+        if not any(
+            min(a[2], b[2]) - max(a[0], b[0]) > 0 and min(a[3], b[3]) - max(a[1], b[1]) > 0
+            for b in (k[1].box for k in kept)
+        ):
             kept.append((score, number))
     return kept
 
@@ -137,7 +148,9 @@ def in_reading_order(numbers):
     lines = []
     for n in numbers:
         middle = (n.box[1] + n.box[3]) / 2
-        if lines and middle < lines[-1][-1].box[3] - 0.2 * (lines[-1][-1].box[3] - lines[-1][-1].box[1]):
+        if lines and middle < lines[-1][-1].box[3] - 0.2 * (
+            lines[-1][-1].box[3] - lines[-1][-1].box[1]
+        ):
             lines[-1].append(n)
         else:
             lines.append([n])

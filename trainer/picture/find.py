@@ -23,13 +23,16 @@ class Part:
     origin: int = 0
 
     @property
-    def width(self) -> int: return self.right - self.left
+    def width(self) -> int:
+        return self.right - self.left
 
     @property
-    def height(self) -> int: return self.bottom - self.top
+    def height(self) -> int:
+        return self.bottom - self.top
 
     @property
-    def middle(self) -> float: return (self.left + self.right) / 2
+    def middle(self) -> float:
+        return (self.left + self.right) / 2
 
 
 def parts(mask: np.ndarray) -> tuple[np.ndarray, list[Part]]:
@@ -37,7 +40,11 @@ def parts(mask: np.ndarray) -> tuple[np.ndarray, list[Part]]:
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     widths = 4 * (np.bincount(labels.ravel(), distance.ravel(), count) / stats[:, 4] - 0.5)
-    found = [Part(i, x, y, x + w, y + h, a, max(1.0, widths[i]), i) for i, (x, y, w, h, a) in enumerate(stats.tolist()) if i and a >= 4]
+    found = [
+        Part(i, x, y, x + w, y + h, a, max(1.0, widths[i]), i)
+        for i, (x, y, w, h, a) in enumerate(stats.tolist())
+        if i and a >= 4
+    ]
     found.sort(key=lambda part: -part.area)
     found = [part for part in found if not _is_frame(part, mask.shape)]
     found = [p for p in found if not _encloses(p, found)]
@@ -46,20 +53,34 @@ def parts(mask: np.ndarray) -> tuple[np.ndarray, list[Part]]:
 
 def _is_frame(part, shape):
     edge = (part.left == 0) + (part.top == 0) + (part.right == shape[1]) + (part.bottom == shape[0])
-    return edge >= 2 or max(part.width / part.height, part.height / part.width) > 12 or (edge and max(part.width / shape[1], part.height / shape[0]) > 0.5)
+    return (
+        edge >= 2
+        or max(part.width / part.height, part.height / part.width) > 12
+        or (edge and max(part.width / shape[1], part.height / shape[0]) > 0.5)
+    )
 
 
 def _encloses(part, others):
     """A ring around other parts."""
     if part.area > 0.35 * part.width * part.height:
         return False
-    inside = [o for o in others if o.left > part.left and o.right < part.right and o.top > part.top and o.bottom < part.bottom and o.height > 0.3 * part.height]
+    inside = [
+        o
+        for o in others
+        if o.left > part.left
+        and o.right < part.right
+        and o.top > part.top
+        and o.bottom < part.bottom
+        and o.height > 0.3 * part.height
+    ]
     return bool(inside)
 
 
 def words(found: list[Part]) -> list[list[Part]]:
     """Groups parts that stand side by side as the digits of a number do."""
-    main = [p for p in found if p.height >= MIN_HEIGHT and p.stroke <= 0.42 * max(p.width, p.height)]
+    main = [
+        p for p in found if p.height >= MIN_HEIGHT and p.stroke <= 0.42 * max(p.width, p.height)
+    ]
     group = list(range(len(main)))
 
     def root(i):
@@ -84,8 +105,15 @@ def words(found: list[Part]) -> list[list[Part]]:
         for line in lines:
             h = max(m.height for m in line)
             for m in line:
-                gap = max(max(m.left, p.left) - min(m.right, p.right), 0) + max(max(m.top, p.top) - min(m.bottom, p.bottom), 0)
-                if gap < best * h and p.area < 3 * h * h and p.area > 0.004 * h * h and p.height < 1.5 * h:
+                gap = max(max(m.left, p.left) - min(m.right, p.right), 0) + max(
+                    max(m.top, p.top) - min(m.bottom, p.bottom), 0
+                )
+                if (
+                    gap < best * h
+                    and p.area < 3 * h * h
+                    and p.area > 0.004 * h * h
+                    and p.height < 1.5 * h
+                ):
                     best, where = gap / h, line
         if where is not None:
             where.append(p)
@@ -93,7 +121,9 @@ def words(found: list[Part]) -> list[list[Part]]:
     return [sorted(line, key=lambda p: p.middle) for line in lines]
 
 
-def stands_out(ink: np.ndarray, ground: np.ndarray, labels: np.ndarray, word: list[Part], height: float) -> bool:
+def stands_out(
+    ink: np.ndarray, ground: np.ndarray, labels: np.ndarray, word: list[Part], height: float
+) -> bool:
     """Says whether the ground is the same under a word and around it: else it is a gap."""
     reach = max(2, int(0.5 * height))
     left, top = min(p.left for p in word), min(p.top for p in word)

@@ -5,7 +5,9 @@ import numpy as np
 
 WINDOW = 75  # pixels: wider than strokes; what is wider is ground
 MIN_CONTRAST = 0.06  # of ink, in nats: a grey level of 188 on 200; fainter than pencil
-RELATIVE = 0.38  # of the strongest ink nearby: weaker is a ruled line, a fold, the other side's print
+RELATIVE = (
+    0.38  # of the strongest ink nearby: weaker is a ruled line, a fold, the other side's print
+)
 DARK = 32  # grey levels added before the logarithm: a camera's noise in the dark is no contrast
 
 _LOG = np.log(np.arange(256, dtype=np.float32) + DARK)
@@ -33,7 +35,11 @@ def separate(gray: np.ndarray, light: bool) -> tuple[np.ndarray, np.ndarray]:
 def strokes(ink: np.ndarray) -> np.ndarray:
     """Returns the pixels of strokes, uint8 [h, w], 0 or 1."""
     noise = 1.4826 * float(np.median(np.abs(ink - np.median(ink))))
-    coarse = cv2.resize(ink, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA) if min(ink.shape) > 64 else ink
+    coarse = (
+        cv2.resize(ink, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+        if min(ink.shape) > 64
+        else ink
+    )
     near = np.ones([WINDOW // 4 * 2 + 1] * 2, np.uint8)
     peak = cv2.blur(cv2.dilate(coarse, near), [WINDOW // 4] * 2)
     peak = cv2.resize(peak, ink.shape[::-1], interpolation=cv2.INTER_LINEAR)

@@ -68,7 +68,18 @@ def cut(labels: np.ndarray, word: list[Part], height: float, stroke: float) -> l
             x, y, w, h = cv2.boundingRect(own.astype(np.uint8))
             label = int(labels.max()) + 1
             view[own] = label
-            pieces.append(Part(label, part.left + x, part.top + y, part.left + x + w, part.top + y + h, int(own.sum()), part.stroke, part.label))
+            pieces.append(
+                Part(
+                    label,
+                    part.left + x,
+                    part.top + y,
+                    part.left + x + w,
+                    part.top + y + h,
+                    int(own.sum()),
+                    part.stroke,
+                    part.label,
+                )
+            )
     return sorted(pieces, key=lambda p: p.middle)
 
 
@@ -77,7 +88,12 @@ def candidates(ink: np.ndarray, labels: np.ndarray, pieces: list[Part], height: 
     for first in range(len(pieces)):
         for end in range(first + 1, min(len(pieces), first + MAX_JOINED) + 1):
             run = pieces[first:end]
-            box = (min(p.left for p in run), min(p.top for p in run), max(p.right for p in run), max(p.bottom for p in run))
+            box = (
+                min(p.left for p in run),
+                min(p.top for p in run),
+                max(p.right for p in run),
+                max(p.bottom for p in run),
+            )
             wide, tall = box[2] - box[0], box[3] - box[1]
             if end - first > 1 and wide > 1.4 * height:
                 break
@@ -110,5 +126,7 @@ def field(ink, labels, run, box):
     left, top, right, bottom = box
     part = labels[top:bottom, left:right]
     own = np.isin(part, [p.label for p in run])
-    soft = cv2.dilate(own.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & ((part == 0) | own)
+    soft = cv2.dilate(own.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool) & (
+        (part == 0) | own
+    )
     return to_mnist(np.where(soft, ink[top:bottom, left:right], 0).astype(np.float32))
