@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 
 import cv2
 import numpy as np
@@ -129,7 +130,11 @@ def test_a_table_grows_while_pictures_are_read_and_bad_ones_are_one_line_each(ru
     command = [sys.executable, "-m", "trainer.predict", f"--model_dir={run_dir}"]
     words = [odd, pipe, text, "gone.png", tmp_path / "blank.png", tmp_path / "empty"]
     process = subprocess.Popen([*command, *words], cwd=runs.ROOT, stdout=-1, stderr=-1, text=True)
+    impatience = threading.Timer(60, process.kill)  # it would wait for the second picture for ever
+    impatience.start()
     header, *rows = (process.stdout.readline() for _ in range(3))
+    impatience.cancel()
+    assert "a\\nb\\x1b[31m.png" in rows[0]
     pathlib.Path(pipe).write_bytes(pathlib.Path(odd).read_bytes())  # the second picture, only now
     out, err = process.communicate()
     assert process.returncode == 3
@@ -138,7 +143,6 @@ def test_a_table_grows_while_pictures_are_read_and_bad_ones_are_one_line_each(ru
     assert header.split() == ["file", "number", "confidence"]
     assert len(set(map(len, [header, *rows]))) == 1
     assert [row.split()[-2] for row in [*rows, *out.splitlines()]] == ["36", "2"] * 2
-    assert "a\\nb\\x1b[31m.png" in rows[0]
 
 
 def test_an_evaluation_counts_numbers_and_digits_and_lists_the_mistakes(run_dir, folder, capsys):
