@@ -123,7 +123,7 @@ function at(event) {
 }
 
 paper.addEventListener("pointerdown", (event) => {
-  if (!event.isPrimary || event.button !== 0) return;
+  if (!event.isPrimary || event.button !== 0 || pointer !== null) return; // a palm beside the pen
   letGo();
   pointer = event.pointerId;
   paper.setPointerCapture(pointer);
