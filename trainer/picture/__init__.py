@@ -62,7 +62,7 @@ def read_numbers(picture: Picture, classify: Classify) -> list[Number]:
     return in_reading_order(found)
 
 
-POWER = 2
+POWER = 1
 NOTHING = "no digit found: photograph the number closer, filling a third of the picture"
 LEVELS = (500, 1600)  # pixels: longer sides of the picture at which writing is looked for
 

@@ -25,7 +25,7 @@ class Candidate:
     box: tuple[int, int, int, int]
     field: np.ndarray  # uint8 [28, 28]
     joined: float  # height of the second tallest of the connected strokes in it, in text heights
-    cuts: int  # of connected strokes, at its end
+    seam: float  # of its last piece
 
 
 def cut(labels: np.ndarray, word: list[Part], height: float) -> list[Part]:
@@ -43,21 +43,22 @@ def cut(labels: np.ndarray, word: list[Part], height: float) -> list[Part]:
             pieces.append(part)
             continue
         columns = np.arange(part.width)
-        number = sum((columns >= path[:, None]).astype(int) for path in paths)
+        number = sum((columns >= path[:, None]).astype(int) for path, _ in paths)
         for i in range(len(paths) + 1):
             own = mask & (number == i)
             if own.any():
+                seam = paths[i][1] / part.stroke if i < len(paths) else 0.0
                 x, y, w, h = cv2.boundingRect(own.astype(np.uint8))
                 label += 1
                 view[own] = label
                 x, y = x + part.left, y + part.top
                 pieces.append(
-                    Part(label, x, y, x + w, y + h, int(own.sum()), part.stroke, part.label)
+                    Part(label, x, y, x + w, y + h, int(own.sum()), part.stroke, part.label, seam)
                 )
     return sorted(pieces, key=lambda piece: piece.left + piece.right)
 
 
-def _seams(mask: np.ndarray, limit: float, apart: float) -> list[np.ndarray]:
+def _seams(mask: np.ndarray, limit: float, apart: float) -> list[tuple[np.ndarray, float]]:
     """Returns paths from top to bottom that cross little ink: columns, int [h] each."""
     middle, reach = len(mask) // 2, max(1, int(apart))
     cost = mask.astype(np.float32)
@@ -70,7 +71,8 @@ def _seams(mask: np.ndarray, limit: float, apart: float) -> list[np.ndarray]:
         if total[x] <= limit and least and (not found or x - found[-1] > reach):
             found.append(x)
     return [
-        np.concatenate([_trace(from_above, x)[::-1], _trace(from_below, x)[1:]]) for x in found
+        (np.concatenate([_trace(from_above, x)[::-1], _trace(from_below, x)[1:]]), float(total[x]))
+        for x in found
     ]
 
 
@@ -112,8 +114,8 @@ def candidates(
                 break
             if tall < 0.35 * height or (end - first > 1 and _gap(run) > 0.3 * height):
                 continue
-            is_cut = end < len(pieces) and pieces[end].origin in {p.origin for p in run}
-            found.append(Candidate(first, end, box, _field(ink, labels, run, box), _joined(run) / height, is_cut))
+            field = _field(ink, labels, run, box)
+            found.append(Candidate(first, end, box, field, _joined(run) / height, run[-1].seam))
     return found
 
 
