@@ -37,15 +37,14 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def field_of(content: bytes) -> np.ndarray:
-    """The field, uint8 [28, 28], of the only digit in an image file, whatever that is."""
+def field_of(digit: int, content: bytes) -> np.ndarray:
+    """The field, uint8 [28, 28], of the `digit` in an image file that shows nothing else."""
 
     def classify(fields):
-        return np.zeros(len(fields), int), np.eye(10, dtype=np.float32)[[0] * len(fields)]
+        return np.full(len(fields), digit), np.eye(10, dtype=np.float32)[[digit] * len(fields)]
 
     [number] = picture.read_numbers(picture.decode(io.BytesIO(content)), classify)
-    [digit] = number.digits
-    return digit.field
+    return number.digits[0].field
 
 
 def export(directory: pathlib.Path | str, kernel: np.ndarray, bias: np.ndarray) -> None:
@@ -77,7 +76,7 @@ def run_dir(tmp_path_factory) -> pathlib.Path:
     """A run whose newest export, step 1000, knows printed digits; step 999 reads 0 always."""
     directory = tmp_path_factory.mktemp("run")
     versions = directory / "saved_model"
-    export_templates(versions / "1000", {d: field_of(png(printed(str(d)))) for d in range(10)})
+    export_templates(versions / "1000", {d: field_of(d, png(printed(str(d)))) for d in range(10)})
     export(versions / "999", np.zeros((784, 10)), 20.0 * (np.arange(10) == 0))
     (versions / "2000").mkdir()  # a copy under way: no saved_model.pb yet
     shutil.copytree(versions / "999", versions / ".partial-0a1b2c3d-3000")
