@@ -151,7 +151,6 @@ def test_a_taken_port_and_wrong_command_lines_are_one_line_and_exit_2(address, m
         "Address already in use": [f"--model_dir={model}", f"--port={port}"],
         "--host=192.0.2.1": [f"--model_dir={model}", "--host=192.0.2.1"],
         "--model_dir is needed": [],
-        "flags alone": [f"--model_dir={model}", "image.png"],
         "--port=65536": ["--port=65536"],
         "holds no exported model": [f"--model_dir={model}/variables"],
     }.items():
