@@ -22,7 +22,7 @@ class Part:
     area: int
     stroke: float  # its width, in pixels
     origin: int  # the label of the connected stroke
-    seam: float = 0.0  # ink that the cut at its right side crosses, in widths of the stroke
+    seam: int = 0  # strokes that the cut at its right side crosses
 
     @property
     def width(self) -> int:
@@ -67,14 +67,17 @@ def _touches_edge(part: Part, shape: tuple[int, int]) -> bool:
 
 def _encloses(part: Part, others: list[Part]) -> bool:
     """Says whether a part is a ring or a box around others."""
-    return part.area < 0.35 * part.width * part.height and any(
-        part.left < other.left
+    if part.area > 0.35 * part.width * part.height:
+        return False
+    inside = [
+        other.height / part.height
+        for other in others
+        if part.left < other.left
         and other.right < part.right
         and part.top < other.top
         and other.bottom < part.bottom
-        and other.height > 0.3 * part.height
-        for other in others
-    )
+    ]
+    return max(inside, default=0) > 0.3 or sum(height > 0.1 for height in inside) > 1
 
 
 def _is_rule(part: Part) -> bool:
