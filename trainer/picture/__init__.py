@@ -99,7 +99,7 @@ def shrink(gray, longer):
 
 def find_texts(gray, light, scale):
     inked, ground = separate(gray, light)
-    labels, found = parts(strokes(inked))
+    labels, found = parts(*strokes(inked))
     texts = []
     done = set()
     for broken in (0, 0.15):
@@ -146,7 +146,7 @@ def _choose(read):
         for reading in sorted(read, key=lambda r: -r[0]):
             if reading[1].light == light and not any(_overlap(reading[2].box, k[2].box) for k in kept):
                 kept.append(reading)
-        total = sum(max(k[0], 0.01 * k[2].confidence) for k in kept)
+        total = sum(max(k[0], 0.01 * k[2].confidence) * (0.2 if set(k[2].number) == {'1'} else 1) for k in kept)
         if total > best:
             best, result = total, kept
     if not result:

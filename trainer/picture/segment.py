@@ -12,8 +12,8 @@ import numpy as np
 from trainer.picture.find import Part
 from trainer.picture.normalize import to_mnist
 
-MAX_JOINED = 7  # pieces
-LATERAL, LIMIT, APART = 0.4, 2.6, 0.07
+MAX_JOINED = 9  # pieces
+LATERAL, LIMIT, APART = 0.4, 2.6, 0.09
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def _seams(mask: np.ndarray, limit: float, apart: float) -> list[np.ndarray]:
     found: list[int] = []
     for x in range(reach, len(total) - reach):
         least = total[x] == total[x - reach : x + reach + 1].min()
-        if total[x] <= limit and least and (not found or x - found[-1] > reach):
+        if total[x] <= limit and least and (not found or x - found[-1] > 1.3 * reach):
             found.append(x)
     return [
         np.concatenate([_trace(from_above, x)[::-1], _trace(from_below, x)[1:]]) for x in found
