@@ -62,7 +62,7 @@ def read_numbers(picture: Picture, classify: Classify) -> list[Number]:
     return in_reading_order(found)
 
 
-POWER = 1
+SURE = 0.8
 NOTHING = "no digit found: photograph the number closer, filling a third of the picture"
 LEVELS = (500, 1600)  # pixels: longer sides of the picture at which writing is looked for
 
@@ -99,7 +99,7 @@ def shrink(gray, longer):
 
 def find_texts(gray, light, scale):
     inked, ground = separate(gray, light)
-    labels, found = parts(strokes(inked))
+    labels, found = parts(*strokes(inked))
     texts = []
     done = set()
     for broken in (0, 0.15):
@@ -133,9 +133,8 @@ def _read(text, p):
     boxes = np.array([d.box for d in digits])
     box = (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist())
     conf = float(np.prod([d.confidence for d in digits]))
-    areas = [sum(q.area for q in text.pieces[text.candidates[i].first : text.candidates[i].end]) for i in path]
-    score = text.scale ** POWER * sum((d.confidence - 0.6) * a ** (POWER / 2) for d, a in zip(digits, areas))
-    if score <= 0:
+    score = sum((d.confidence - SURE) * (d.box[3] - d.box[1]) for d in digits)
+    if np.mean([d.confidence > 0.5 for d in digits]) <= 0.5:
         return None
     return score, text, Number("".join(str(d.digit) for d in digits), conf, conf < 0.5, box, tuple(digits))
 
@@ -147,7 +146,7 @@ def _choose(read):
         for reading in sorted(read, key=lambda r: -r[0]):
             if reading[1].light == light and not any(_overlap(reading[2].box, k[2].box) for k in kept):
                 kept.append(reading)
-        total = sum(k[0] for k in kept)
+        total = sum(max(k[0], 0.01 * k[2].confidence) * (0.2 if set(k[2].number) == {'1'} else 1) for k in kept)
         if total > best:
             best, result = total, kept
     if not result:

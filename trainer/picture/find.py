@@ -22,7 +22,7 @@ class Part:
     area: int
     stroke: float  # its width, in pixels
     origin: int  # the label of the connected stroke
-    seam: float = 0.0  # ink that the cut at its right side crosses, in widths of the stroke
+    seam: int = 0  # strokes that the cut at its right side crosses
 
     @property
     def width(self) -> int:
@@ -42,8 +42,11 @@ class Part:
         )
 
 
-def parts(mask: np.ndarray) -> tuple[np.ndarray, list[Part]]:
-    """Returns labels int32 [h, w] and the parts of strokes, uint8 [h, w]."""
+def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
+    """Returns labels int32 [h, w] and the parts of strokes.
+
+    `mask` has the strokes and `lines` what was ruled: uint8 [h, w], 0 or 1.
+    """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     # The mean distance to the edge is a quarter of the width, and half a pixel between centres.
@@ -57,7 +60,11 @@ def parts(mask: np.ndarray) -> tuple[np.ndarray, list[Part]]:
     whole = [p for p in found if not _touches_edge(p, mask.shape)]
     if max((p.height for p in whole), default=0) >= 0.3 * max((min(p.height, p.width*3) for p in found), default=0):
         found = whole
-    found = [part for part in found if not _encloses(part, found) and not _is_rule(part)]
+    found = [
+        part
+        for part in found
+        if not (_encloses(part, found) or _is_rule(part) or _joins_lines(part, lines))
+    ]
     return labels, found[:MAX_PARTS]
 
 
@@ -67,19 +74,30 @@ def _touches_edge(part: Part, shape: tuple[int, int]) -> bool:
 
 def _encloses(part: Part, others: list[Part]) -> bool:
     """Says whether a part is a ring or a box around others."""
-    return part.area < 0.35 * part.width * part.height and any(
-        part.left < other.left
+    if part.area > 0.35 * part.width * part.height:
+        return False
+    inside = [
+        other.height / part.height
+        for other in others
+        if part.left < other.left
         and other.right < part.right
         and part.top < other.top
         and other.bottom < part.bottom
-        and other.height > 0.3 * part.height
-        for other in others
-    )
+    ]
+    return max(inside, default=0) > 0.3 or sum(height > 0.1 for height in inside) > 1
 
 
 def _is_rule(part: Part) -> bool:
     """Says whether a part is a level line: digits that touch have more ink than one stroke."""
     return part.width > 4 * part.height and part.area < 1.8 * part.stroke * part.width
+
+
+def _joins_lines(part: Part, lines: np.ndarray) -> bool:
+    """Says whether a part is straight and goes from line to line: the side of a box."""
+    reach = max(4, part.height // 6)
+    columns = slice(max(0, part.left - 3), part.right + 3)
+    ends = [lines[max(0, row - reach) : row + reach, columns] for row in (part.top, part.bottom)]
+    return 3 * part.width < part.height and all(end.any() for end in ends)
 
 
 def words(found: list[Part], broken: float) -> list[list[Part]]:

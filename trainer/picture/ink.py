@@ -30,25 +30,26 @@ def separate(gray: np.ndarray, light: bool) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum((_LOG[gray] - level) * (1 if light else -1), 0), level
 
 
-def strokes(ink: np.ndarray) -> np.ndarray:
-    """Returns the pixels of strokes, uint8 [h, w], 0 or 1; ruled lines are left out."""
+def strokes(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the pixels of strokes and those of ruled lines, uint8 [h, w], 0 or 1."""
     calm = float(np.median(ink))
     noise = 1.4826 * float(np.median(np.abs(ink - calm)))
     faint = (ink > max(MIN_CONTRAST, calm + 5 * noise)).astype(np.uint8)
-    faint &= ~_lines(faint)
-    faint &= ~_lines(np.ascontiguousarray(faint.T)).T
+    lines = _lines(faint)
+    lines |= _lines(np.ascontiguousarray((faint & ~lines).T)).T
+    faint &= ~lines
     # The peak nearby needs no more than a quarter of the resolution.
     size = [max(1, side // 4) for side in reversed(ink.shape)]
     coarse = cv2.resize(ink * faint, size, interpolation=cv2.INTER_AREA)
     reach = WINDOW // 4
     peak = cv2.blur(cv2.dilate(coarse, np.ones([2 * reach + 1] * 2, np.uint8)), [reach, reach])
     peak = cv2.resize(peak, ink.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return faint & (ink > RELATIVE * peak)
+    return faint & (ink > RELATIVE * peak), lines
 
 
 def _lines(mask: np.ndarray) -> np.ndarray:
     """Returns the pixels of long, thin, nearly level lines, uint8 [h, w], 0 or 1."""
-    length, thick = 0.3 * max(mask.shape), max(mask.shape) // 300 + 2
+    length, thick = 0.4 * max(mask.shape), max(mask.shape) // 120 + 1
     thin = mask & ~cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((thick + 1, 1), np.uint8))
     level = cv2.morphologyEx(thin, cv2.MORPH_OPEN, np.ones((1, 7), np.uint8))
     found = cv2.HoughLinesP(level, 1, np.pi / 720, int(length / 3), None, length, length / 8)

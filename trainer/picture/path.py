@@ -6,7 +6,7 @@ from trainer.picture.find import Part
 from trainer.picture.segment import Candidate
 
 # Costs in nats.
-PER_DIGIT, CUT, JOINED, TOO_LOW, WIDE, NARROW, SKIP, SKIP_AREA = 0.1, 0.3, 8.0, 8.0, 1.0, 0.1, 0.3, 14.0
+PER_DIGIT, CUT, LOOP, JOINED, TOO_LOW, WIDE, NARROW, SKIP, SKIP_LENGTH = 0.1, 0.3, 0.7, 8.0, 8.0, 1.0, 0.1, 0.3, 5.0
 # Mean and standard deviation of the logarithm of width by height, of MNIST's training digits.
 _SHAPES = np.log([0.91, 0.40, 0.94, 0.80, 0.80, 0.93, 0.72, 0.78, 0.76, 0.68])
 _SPREAD = np.array([0.19, 0.44, 0.22, 0.20, 0.20, 0.25, 0.21, 0.20, 0.21, 0.20])
@@ -19,7 +19,7 @@ def best_path(
     best = [(0.0, ())]
     costs = candidate_costs(candidates, probabilities, height)
     for end, piece in enumerate(pieces, 1):
-        skip = SKIP + min(SKIP_AREA * piece.area / height**2, 5)
+        skip = SKIP + SKIP_LENGTH * piece.area / (piece.stroke * height)
         options = [(best[end - 1][0] + skip, best[end - 1][1])]
         for i, candidate in enumerate(candidates):
             if candidate.end == end:
@@ -37,6 +37,7 @@ def candidate_costs(candidates, probabilities, height):
     off = (np.log(wide / tall) - _SHAPES[digits]) / _SPREAD[digits]
     costs += WIDE * (off - 1).clip(0, 4) ** 2 + NARROW * (-off - 1).clip(0, 4) ** 2
     costs += TOO_LOW * np.maximum(0, 0.7 - tall / height)
-    costs += CUT * np.array([candidate.seam for candidate in candidates])
+    seams = np.array([candidate.seam for candidate in candidates])
+    costs += CUT * (seams > 0) + LOOP * np.maximum(0, seams - 1)
     costs += JOINED * np.maximum(0, np.array([candidate.joined for candidate in candidates]) - 0.3)
     return costs

@@ -12,8 +12,8 @@ import numpy as np
 from trainer.picture.find import Part
 from trainer.picture.normalize import to_mnist
 
-MAX_JOINED = 7  # pieces
-LATERAL, LIMIT, APART = 0.4, 2.6, 0.07
+MAX_JOINED = 9  # pieces
+LATERAL, LIMIT, APART = 0.4, 2.6, 0.09
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Candidate:
     box: tuple[int, int, int, int]
     field: np.ndarray  # uint8 [28, 28]
     joined: float  # height of the second tallest of the connected strokes in it, in text heights
-    seam: float  # of its last piece
+    seam: int  # of its last piece
 
 
 def cut(labels: np.ndarray, word: list[Part], height: float) -> list[Part]:
@@ -43,11 +43,11 @@ def cut(labels: np.ndarray, word: list[Part], height: float) -> list[Part]:
             pieces.append(part)
             continue
         columns = np.arange(part.width)
-        number = sum((columns >= path[:, None]).astype(int) for path, _ in paths)
+        number = sum((columns >= path[:, None]).astype(int) for path in paths)
         for i in range(len(paths) + 1):
             own = mask & (number == i)
             if own.any():
-                seam = paths[i][1] / part.stroke if i < len(paths) else 0.0
+                seam = _crossings(mask, paths[i]) if i < len(paths) else 0
                 x, y, w, h = cv2.boundingRect(own.astype(np.uint8))
                 label += 1
                 view[own] = label
@@ -58,7 +58,7 @@ def cut(labels: np.ndarray, word: list[Part], height: float) -> list[Part]:
     return sorted(pieces, key=lambda piece: piece.left + piece.right)
 
 
-def _seams(mask: np.ndarray, limit: float, apart: float) -> list[tuple[np.ndarray, float]]:
+def _seams(mask: np.ndarray, limit: float, apart: float) -> list[np.ndarray]:
     """Returns paths from top to bottom that cross little ink: columns, int [h] each."""
     middle, reach = len(mask) // 2, max(1, int(apart))
     cost = mask.astype(np.float32)
@@ -68,12 +68,17 @@ def _seams(mask: np.ndarray, limit: float, apart: float) -> list[tuple[np.ndarra
     found: list[int] = []
     for x in range(reach, len(total) - reach):
         least = total[x] == total[x - reach : x + reach + 1].min()
-        if total[x] <= limit and least and (not found or x - found[-1] > reach):
+        if total[x] <= limit and least and (not found or x - found[-1] > 1.3 * reach):
             found.append(x)
     return [
-        (np.concatenate([_trace(from_above, x)[::-1], _trace(from_below, x)[1:]]), float(total[x]))
-        for x in found
+        np.concatenate([_trace(from_above, x)[::-1], _trace(from_below, x)[1:]]) for x in found
     ]
+
+
+def _crossings(mask: np.ndarray, path: np.ndarray) -> int:
+    """How many strokes a path crosses."""
+    ink = mask[np.arange(len(mask)), path].astype(int)
+    return int((np.diff(ink, prepend=0) > 0).sum())
 
 
 def _least(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
