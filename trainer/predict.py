@@ -54,8 +54,11 @@ def load_classifier(export: str) -> picture.Classify:
     tf = startup.import_tensorflow()
 
     def classify(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        answer = model.signatures["serving_default"](images=tf.constant(images))
-        return answer["classes"].numpy(), answer["probabilities"].numpy()
+        count = len(images)
+        # oneDNN keeps memory for each size of a batch; there are fewer of multiples of 32.
+        batch = np.pad(images, [(0, -count % 32), (0, 0), (0, 0)])
+        answer = model.signatures["serving_default"](images=tf.constant(batch))
+        return answer["classes"].numpy()[:count], answer["probabilities"].numpy()[:count]
 
     try:
         with startup.quiet_stderr():
