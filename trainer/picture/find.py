@@ -8,7 +8,7 @@ import numpy as np
 MAX_PARTS = 300  # the largest are kept: a texture has thousands
 MIN_HEIGHT = 9  # pixels of a digit
 GAP = 0.9  # between the digits of a number, at most, in heights of a digit
-NEAR = 0.12  # parts that are nearer, in sizes of the larger, belong together: the bar of a 5
+BAR, BROKEN = 0.25, 0.1  # parts that are nearer to a larger one, in its sizes, or to one alike
 SOLID = 0.42  # a stroke is narrower, in sizes of its part
 
 
@@ -99,7 +99,10 @@ def words(found: list[Part]) -> list[list[Part]]:
     low, high = np.minimum.outer(tall, tall), np.maximum.outer(tall, tall)
     beside = (rows > 0.35 * low) & (low > 0.4 * high) & (columns > -GAP * high)
     beside &= np.logical_and.outer(digits, digits)
-    near = np.minimum(columns, rows) > -NEAR * np.maximum(high, np.maximum.outer(wide, wide))
+    size = np.maximum(wide, tall)
+    smaller, larger = np.minimum.outer(size, size), np.maximum.outer(size, size)
+    reach = np.where(smaller < 0.6 * larger, BAR, BROKEN) * larger
+    near = np.minimum(columns, rows) > -reach
     group, last = np.arange(len(found)), None
     while not np.array_equal(group, last):
         last, group = group, np.where(beside | near, group, len(found)).min(1, initial=len(found))
