@@ -26,6 +26,7 @@ from trainer.run import files, identity
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
 CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
 PREDICTIONS, FIGURES, REPORT = "predictions.png", "figures", "report.html"
+SAMPLE = "sample.png"
 CHECKPOINT_PREFIX = "step-"
 
 
