@@ -54,7 +54,7 @@ def _place(numbers: Sequence[Number], left: int, limit: int) -> tuple[list, int,
 
 
 def _heading(number: Number) -> str:
-    return f"{number.number}   {number.confidence:.1%}{'  unsure' * number.unsure}"
+    return f"{number.number}   {min(number.confidence, 0.999):.1%}{'  unsure' * number.unsure}"
 
 
 def _mark(draw: ImageDraw.ImageDraw, number: Number, scale: float) -> None:
@@ -77,6 +77,6 @@ def _show_fields(sheet: Image.Image, number: Number, left: int, top: int) -> Non
     for digit in number.digits:
         field = Image.fromarray(digit.field).resize((FIELD, FIELD), Image.Resampling.NEAREST)
         sheet.paste(field, (left, top + 34))
-        caption = f"{digit.digit}  {int(100 * digit.confidence)}%"  # 99.9 % is not certain
+        caption = f"{digit.digit}  {int(100 * digit.confidence)}%"
         draw.text((left + FIELD / 2, top + FIELD + 38), caption, TEXT, font(16), "ma")
         left += FIELD + 6

@@ -128,8 +128,7 @@ def _read_all(paths: Sequence[str], classify: picture.Classify, values: flags.Fl
     top, code, counts = os.path.commonpath(folders), 0, np.zeros(4, int)
     width = max(len(command_line.printable(path)) for path in ["file", *paths])
     if not values.json:
-        second = f"{'read':>8}" if values.evaluate else "confidence"
-        print(f"{'file':<{width}}  {'number':>8}  {second}")
+        print(f"{'file':<{width}}    number  {'    read' if values.evaluate else 'confidence'}")
     for path, folder in zip(paths, folders, strict=True):
         name, numbers = command_line.printable(path), []
         copy = os.path.join(os.path.relpath(folder, top), os.path.basename(path) + ANNOTATED)
@@ -146,8 +145,8 @@ def _read_all(paths: Sequence[str], classify: picture.Classify, values: flags.Fl
         elif values.evaluate and read != expected:
             print(f"{name:<{width}}  {expected:>8}  {read or 'nothing':>8}")
         for number in numbers if not (values.json or values.evaluate) else ():
-            row = f"{number.number:>8}  {number.confidence:>10.1%}{'  unsure' * number.unsure}"
-            print(f"{name:<{width}}  {row}")
+            share = f"{min(number.confidence, 0.999):>10.1%}"  # 99.96 % is not certain
+            print(f"{name:<{width}}  {number.number:>8}  {share}{'  unsure' * number.unsure}")
     if values.evaluate:
         pictures, exact, digits, right = counts
         numbers = f"numbers  {exact:,} of {pictures:,} read exactly ({exact / pictures:.1%})"
