@@ -34,6 +34,23 @@ class Browser:
         """Returns the value of a JavaScript expression; a promise is awaited."""
         return self.driver.execute_script(f"return {script}")
 
+    def draw(self, *strokes: list[tuple[float, float]], kind: str = "mouse") -> None:
+        """Draws on the element `paper` with a pointer of a kind; its height is the unit."""
+        from selenium.webdriver import ActionChains
+        from selenium.webdriver.common.actions.pointer_input import PointerInput
+
+        box = self.run("paper.getBoundingClientRect().toJSON()")
+        hand = ActionChains(self.driver, duration=50, devices=[PointerInput(kind, kind)])
+        pointer = hand.w3c_actions.pointer_action
+        for stroke in strokes:
+            for index, (x, y) in enumerate(stroke):
+                place = (box["x"] + x * box["height"], box["y"] + y * box["height"])
+                pointer.move_to_location(*map(round, place))
+                if index == 0:
+                    pointer.pointer_down()
+            pointer.pointer_up()
+        hand.perform()
+
     def wait(self, condition: str) -> None:
         """Returns once the JavaScript expression `condition` is true."""
         from selenium.webdriver.support.wait import WebDriverWait

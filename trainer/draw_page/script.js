@@ -1,10 +1,11 @@
 // What the page does: keeps the strokes, sends a picture of them as often as an answer comes, and
 // shows the answer. No state is in the server: each picture is the whole drawing.
 
-// Lengths are in sides of the paper.
-const PEN = 0.07; // its width: about that of MNIST's strokes in a digit that fills the paper
+// Lengths are in heights of the paper.
+const WIDTH = 2; // of the paper, as style.css has it
+const PEN = 0.055; // its width: between those of MNIST's strokes in a large and in a small digit
 const STEP = 1 / 32; // of the keyboard's pen
-const PICTURE = 144, MARGIN = 16; // pixels; the margin is the ground that a digit at the edge lacks
+const PICTURE = 320, MARGIN = 32; // pixels; the margin is the ground that a digit at the edge lacks
 const QUIET_MS = 700; // a screen reader hears the answer once the hand rests
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -14,9 +15,10 @@ const paper = element("paper");
 
 let strokes = []; // each a list of [x, y]
 const earlier = []; // what `strokes` was before each change
-let pen = [0.5, 0.5], penDown = false; // the keyboard's
+let pen = [WIDTH / 2, 0.5], penDown = false; // the keyboard's
 const held = new Set(); // its arrow keys
 let pointer = null; // the one that draws
+let numbers = []; // what was read
 
 // Strokes
 
@@ -51,46 +53,62 @@ function changed() {
 
 // Drawing
 
-function paint(context, side) {
-  context.lineWidth = PEN * side;
+function paint(context, height) {
+  context.lineWidth = PEN * height;
   context.lineCap = context.lineJoin = "round";
   for (const stroke of strokes) {
     context.beginPath();
-    context.moveTo(stroke[0][0] * side, stroke[0][1] * side);
+    context.moveTo(stroke[0][0] * height, stroke[0][1] * height);
     // A line of no length is not drawn; this one is a dot.
-    for (const [x, y] of stroke) context.lineTo(x * side + 0.01, y * side);
+    for (const [x, y] of stroke) context.lineTo(x * height + 0.01, y * height);
     context.stroke();
   }
 }
 
 function draw() {
-  const side = paper.width, context = paper.getContext("2d");
-  const colour = getComputedStyle(paper).color;
-  context.clearRect(0, 0, side, side);
-  context.strokeStyle = context.fillStyle = colour;
-  paint(context, side);
+  const height = paper.height, context = paper.getContext("2d");
+  const colour = (name) => getComputedStyle(paper).getPropertyValue(name);
+  context.clearRect(0, 0, paper.width, height);
+  for (const number of numbers) {
+    const [left, top, right, bottom] = number.box.map((side) => (side - MARGIN) / PICTURE);
+    const around = 0.75 * PEN; // the box touches no ink
+    context.beginPath();
+    context.roundRect(
+      (left - around) * height, (top - around) * height,
+      (right - left + 2 * around) * height, (bottom - top + 2 * around) * height, 0.02 * height,
+    );
+    context.lineWidth = 2 * devicePixelRatio;
+    context.strokeStyle = colour(number.unsure ? "--unsure" : "--sure");
+    context.setLineDash(number.unsure ? [8 * devicePixelRatio, 6 * devicePixelRatio] : []);
+    context.stroke();
+    context.setLineDash([]);
+  }
+  context.strokeStyle = colour("color");
+  paint(context, height);
   if (!paper.matches(":focus-visible")) return;
   context.beginPath();
-  context.arc(pen[0] * side, pen[1] * side, (PEN / 2) * side, 0, 2 * Math.PI);
-  context.lineWidth = 0.015 * side;
-  context.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--bar");
+  context.arc(pen[0] * height, pen[1] * height, (PEN / 2) * height, 0, 2 * Math.PI);
+  context.lineWidth = 0.015 * height;
+  context.strokeStyle = colour("--sure");
   context.stroke();
 }
 
 function fit() {
-  paper.width = paper.height = Math.round(paper.clientWidth * devicePixelRatio);
+  paper.width = Math.round(paper.clientWidth * devicePixelRatio);
+  paper.height = Math.round(paper.clientHeight * devicePixelRatio);
   draw();
 }
 
 function picture() {
   const canvas = document.createElement("canvas");
-  canvas.width = canvas.height = PICTURE + 2 * MARGIN;
+  canvas.width = WIDTH * PICTURE + 2 * MARGIN;
+  canvas.height = PICTURE + 2 * MARGIN;
   const context = canvas.getContext("2d");
   context.fillStyle = "white";
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.translate(MARGIN, MARGIN);
   context.beginPath();
-  context.rect(0, 0, PICTURE, PICTURE); // what left the paper is not drawn
+  context.rect(0, 0, WIDTH * PICTURE, PICTURE); // what left the paper is not drawn
   context.clip();
   context.strokeStyle = "black";
   paint(context, PICTURE);
@@ -101,11 +119,11 @@ function picture() {
 
 function at(event) {
   const box = paper.getBoundingClientRect();
-  return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  return [(event.clientX - box.left) / box.height, (event.clientY - box.top) / box.height];
 }
 
 paper.addEventListener("pointerdown", (event) => {
-  if (!event.isPrimary || event.button !== 0) return;
+  if (!event.isPrimary || event.button !== 0 || pointer !== null) return; // a palm beside the pen
   letGo();
   pointer = event.pointerId;
   paper.setPointerCapture(pointer);
@@ -155,7 +173,8 @@ paper.addEventListener("blur", () => {
 
 function move() {
   for (const key of held) {
-    pen = pen.map((value, axis) => Math.min(1, Math.max(0, value + ARROWS[key][axis] * STEP)));
+    pen = pen.map((value, axis) => value + ARROWS[key][axis] * STEP);
+    pen = [Math.min(WIDTH, Math.max(0, pen[0])), Math.min(1, Math.max(0, pen[1]))];
   }
   if (penDown) {
     strokes.at(-1).push(pen);
@@ -176,7 +195,7 @@ function tell() {
   if (!paper.matches(":focus-visible")) return;
   const [column, row] = pen.map((value) => Math.round(value / STEP));
   element("pen").textContent =
-    `Pen ${penDown ? "down" : "up"}, column ${column}, row ${row} of ${1 / STEP}`;
+    `Pen ${penDown ? "down" : "up"}, column ${column} of ${WIDTH / STEP}, row ${row} of ${1 / STEP}`;
 }
 
 element("undo").addEventListener("click", undo);
@@ -192,7 +211,7 @@ async function read() {
   reading = true;
   while (outdated) {
     outdated = false;
-    await (strokes.length ? ask() : show(null, "The paper is empty."));
+    await (strokes.length ? ask() : show([], "The paper is empty."));
   }
   reading = false;
 }
@@ -205,46 +224,58 @@ async function ask() {
       signal: AbortSignal.timeout(10_000),
     });
     const answer = await response.json();
-    if (response.ok) show(answer);
-    else show(null, `Not read: ${answer.error}.`);
+    if (!response.ok) show([], `Not read: ${answer.error}.`);
+    else show(answer.numbers, answer.numbers.length ? "" : "No number found: write plain digits side by side.");
   } catch {
-    show(null, "No answer: is trainer.draw still running?");
+    show([], "No answer: is trainer.draw still running?");
   }
 }
 
 // A whole percentage, never rounded up to certainty.
 const percent = (share) => `${Math.min(Math.floor(share * 100 + 0.5), share < 1 ? 99 : 100)} %`;
 
-const bars = Array.from({ length: 10 }, (_, digit) => {
-  const item = document.createElement("li");
-  item.innerHTML = '<span></span><span class="trough"><span class="bar"></span></span><span class="share"></span>';
-  item.firstChild.textContent = digit;
-  element("bars").append(item);
-  return item;
-});
+function make(tag, text = "", className = "") {
+  return Object.assign(document.createElement(tag), { textContent: text, className });
+}
 
-function show(answer, text) {
-  const verdict = element("verdict");
-  verdict.replaceChildren();
-  if (answer) {
-    text = `${percent(answer.probabilities[answer.digit])} sure`;
-    verdict.append(Object.assign(document.createElement("b"), { textContent: answer.digit }));
-  }
-  verdict.append(text);
-  bars.forEach((item, digit) => {
-    const share = answer ? answer.probabilities[digit] : 0;
-    item.querySelector(".bar").style.width = `${share * 100}%`;
-    item.querySelector(".share").textContent = answer ? percent(share) : "";
-    item.classList.toggle("best", digit === answer?.digit);
+function show(read, problem = "") {
+  numbers = read;
+  draw();
+  const phrases = numbers.map(({ number, confidence, unsure }) => {
+    const phrase = make("span", "", unsure ? "unsure" : "");
+    phrase.append(make("b", number), ` ${percent(confidence)}${unsure ? ", unsure" : " sure"}`);
+    return phrase;
   });
-  const pixels = new ImageData(28, 28);
-  pixels.data.set((answer?.seen ?? []).flat().flatMap((level) => [level, level, level, 255]));
-  element("seen").getContext("2d").putImageData(pixels, 0, 0);
+  element("verdict").replaceChildren(...phrases, problem);
+  element("fields").replaceChildren(...numbers.flatMap(({ digits }) => digits.map(field)));
+  element("seeing").hidden = !numbers.length;
   clearTimeout(quiet);
-  const spoken = answer ? `The model reads ${answer.digit}, ${text}.` : text;
+  const spoken = phrases.length ? `The model reads ${phrases.map((p) => p.textContent).join("; ")}.` : problem;
   quiet = setTimeout(() => { element("spoken").textContent = spoken; }, QUIET_MS);
+}
+
+function field(digit) {
+  const item = make("li"), canvas = make("canvas"), pixels = new ImageData(28, 28);
+  canvas.width = canvas.height = 28;
+  canvas.ariaHidden = true;
+  pixels.data.set(digit.field.flat().flatMap((level) => [level, level, level, 255]));
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  const [, second] = [...digit.probabilities.keys()]
+    .sort((a, b) => digit.probabilities[b] - digit.probabilities[a]);
+  const share = digit.probabilities[second];
+  item.append(canvas, make("b", digit.digit), ` ${percent(digit.confidence)}`);
+  if (share >= 0.01) item.append(make("small", `or ${second}, ${percent(share)}`));
+  return item;
+}
+
+async function introduce() {
+  const run = await (await fetch("model")).json();
+  element("model").textContent = run.model
+    ? `${run.model} reads ${(100 * run.test_accuracy).toFixed(2)} % of the ${run.dataset} test digits right`
+    : "The model came without its run; how well it reads is not known";
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 new ResizeObserver(fit).observe(paper);
+introduce();
 read();

@@ -1,94 +1,116 @@
-"""Finds the ink of a digit in a picture: the ground is removed, stray marks are left out."""
+"""Finds the parts of writing among strokes, and groups them to words."""
+
+import dataclasses
 
 import cv2
 import numpy as np
 
-from trainer.errors import DataError
+MAX_PARTS = 300  # the largest are kept: a texture has thousands
+MIN_HEIGHT = 9  # pixels of a digit
+GAP = 0.9  # between the digits of a number, at most, in heights of a digit
+BAR, BROKEN = 0.25, 0.1  # parts that are nearer to a larger one, in its sizes, or to one alike
+SOLID = 0.42  # a stroke is narrower, in sizes of its part
 
-WORK = 512  # pixels: the longer side of the picture in which ink is looked for
-COARSE = 48  # pixels: the longer side of the picture in which the ground is estimated
-MIN_CONTRAST = 12.0  # grey levels: fainter than pencil, stronger than the grain of paper
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A connected stroke, or a piece cut from one."""
+
+    label: int  # of its pixels
+    box: tuple[int, int, int, int]  # left, top, right, bottom
+    area: int
+    stroke: float  # its width, in pixels
+    origin: int  # the label of the connected stroke
+    seam: int = 0  # strokes that the cut at its right side crosses
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self.box[2] - self.box[0]
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self.box[3] - self.box[1]
 
 
-def find_digit(gray: np.ndarray) -> np.ndarray:
-    """Returns the ink of the digit in a picture: float32 [h, w], cropped to it, 0 beside strokes.
+def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
+    """Returns labels int32 [h, w] and the parts of strokes; frames and what is cut are left out.
 
-    `gray`, uint8 [height, width], shows one digit on a plain ground, dark on light or light on
-    dark, evenly lit or not. The unit is grey levels that the ink stands out from the ground.
-    Raises `DataError` if no digit is found.
+    `mask` has the strokes and `lines` what was ruled: uint8 [h, w], 0 or 1.
     """
-    small = resize(gray, min(WORK, max(gray.shape)))
-    ink = _remove_ground(small)
-    strokes = _strokes(ink)
-    left, top, width, height = cv2.boundingRect(strokes)
-    longer, zoom = max(width, height), max(gray.shape) / max(small.shape)
-    if zoom > 1 and longer < WORK / 4:  # small on a large sheet: look again, closer
-        rows, columns = (
-            slice(max(0, int((start - longer / 2) * zoom)), int((end + longer / 2) * zoom) + 1)
-            for start, end in ((top, top + height), (left, left + width))
-        )
-        return find_digit(gray[rows, columns])
-    box = (slice(top, top + height), slice(left, left + width))
-    soft_edge = max(1, longer // 64)  # of strokes: below the threshold
-    inside = cv2.distanceTransform(1 - strokes, cv2.DIST_L2, 3)[box] <= soft_edge
-    return np.where(inside, np.maximum(ink[box], 0), 0).astype(np.float32)
-
-
-def resize(array: np.ndarray, longer: int) -> np.ndarray:
-    """Returns `array` as float32 with its longer side `longer` pixels, antialiased."""
-    factor = longer / max(array.shape)
-    size = [max(1, round(side * factor)) for side in reversed(array.shape)]
-    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return cv2.resize(array, size, interpolation=way).astype(np.float32)
-
-
-def _remove_ground(gray: np.ndarray) -> np.ndarray:
-    """Returns how far pixels stand out as ink, dark or light; uneven light is removed."""
-    coarse = resize(gray, min(COARSE, max(gray.shape)))
-    # The light's slope: the median of differences, which ink and the sheet's end hardly move.
-    slopes = [
-        np.median(np.diff(coarse, axis=axis, prepend=coarse.take([0], axis))) for axis in (0, 1)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    # The mean distance to the edge is a quarter of the width, and half a pixel between centres.
+    widths = 4 * (np.bincount(labels.ravel(), distance.ravel(), count) / stats[:, 4] - 0.5)
+    order = 1 + np.argsort(-stats[1:, 4], kind="stable")[:MAX_PARTS]
+    found = [
+        Part(label, (x, y, x + w, y + h), area, max(1.0, float(widths[label])), label)
+        for label, (x, y, w, h, area) in zip(order.tolist(), stats[order].tolist(), strict=True)
+        if area >= 4
     ]
-    light = np.tensordot(slopes, np.indices(coarse.shape), 1)
-    # Ink covers little and is far from the ground, so the third moment has its sign.
-    flat = coarse - light
-    sign = np.sign(np.sum((flat - np.median(flat)) ** 3))
-    # An opening by a window wider than strokes keeps what is wider: the ground and its shadows.
-    window = np.ones([max(coarse.shape) // 6 * 2 + 1] * 2)
-    ground = light + sign * cv2.morphologyEx(sign * flat, cv2.MORPH_OPEN, window)
-    ink = sign * (gray - cv2.resize(ground, gray.shape[::-1], interpolation=cv2.INTER_LINEAR))
-    return ink - np.percentile(ink, 25)
+    height, width = mask.shape
+    whole = [p for p in found if min(p.box[:2]) > 0 and p.box[2] < width and p.box[3] < height]
+    tallest = [max((part.height for part in some), default=0) for some in (whole, found)]
+    if tallest[0] >= 0.3 * tallest[1]:  # else the digit fills the picture
+        found = whole
+    rings = _rings(found)
+    return labels, [
+        part
+        for part, ring in zip(found, rings, strict=True)
+        if not (ring or _is_rule(part) or _joins_lines(part, lines))
+    ]
 
 
-def _strokes(ink: np.ndarray) -> np.ndarray:
-    """Returns the pixels of the digit, uint8 [height, width], 0 or 1."""
-    soft = cv2.blur(ink, [max(ink.shape) // 100 * 2 + 1] * 2)
-    # Two estimates of the ground's noise (standard deviation, from quantiles of a normal
-    # distribution): uneven light misleads the first, ink that fills the picture the second.
-    low, quarter, middle = np.percentile(soft, [5, 25, 50])
-    noise = sorted([(quarter - low) / 0.97, (middle - quarter) / 0.67])
-    peak = soft.max()
-    if peak < max(MIN_CONTRAST, 6 * noise[0]):
-        raise DataError("shows no digit; draw or photograph one with more contrast")
-    mask = soft > np.clip(4 * noise[1], 0.1 * peak, 0.3 * peak)
-    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    mass = np.bincount(labels.ravel(), (mask * soft).ravel(), count)
-    mass *= np.isin(np.arange(count), labels[soft > 0.4 * peak])
-    # A shadow or the sheet's end lies along the edge; a digit touches it with its strokes at most.
-    edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    share = np.bincount(edges, minlength=count) / edges.size
-    main = int(np.argmax(mass / (1 + (30 * share) ** 2)))
-    candidates = (mass >= 0.02 * mass[main]) & (share <= max(0.1, share[main]))
-    return _with_neighbours(labels, main, np.flatnonzero(candidates))
+def _rings(found: list[Part]) -> np.ndarray:
+    """Says which parts are rings or boxes around others: bool [n]."""
+    left, top, right, bottom = np.array([part.box for part in found]).reshape(-1, 4).T
+    size, area = (right - left) * (bottom - top), np.array([part.area for part in found])
+    inside = np.less.outer(left, left) & np.greater.outer(right, right)
+    inside &= np.less.outer(top, top) & np.greater.outer(bottom, bottom)
+    share = np.where(inside, np.divide.outer(1 / (bottom - top), 1 / (bottom - top)).T, 0)
+    return (area < 0.35 * size) & (((share > 0.3).sum(1) > 0) | ((share > 0.1).sum(1) > 1))
 
 
-def _with_neighbours(labels: np.ndarray, main: int, candidates: np.ndarray) -> np.ndarray:
-    """Joins the parts near `main`: the bar of a 5, the halves of a broken stroke."""
-    digit = (labels == main).astype(np.uint8)
-    while True:
-        distance = cv2.distanceTransform(1 - digit, cv2.DIST_L2, 3)
-        near = labels[distance <= 0.25 * max(cv2.boundingRect(digit)[2:])]
-        joined = np.isin(labels, np.intersect1d(near, candidates)).astype(np.uint8)
-        if np.array_equal(joined, digit):
-            return digit
-        digit = joined
+def _is_rule(part: Part) -> bool:
+    """Says whether a part is a level line: digits that touch have more ink than one stroke."""
+    return part.width > 4 * part.height and part.area < 1.8 * part.stroke * part.width
+
+
+def _joins_lines(part: Part, lines: np.ndarray) -> bool:
+    """Says whether a part is straight and goes from line to line: the side of a box."""
+    left, top, right, bottom = part.box
+    reach = max(4, part.height // 6)
+    ends = [
+        lines[max(0, y - reach) : y + reach, max(0, left - 3) : right + 3] for y in (top, bottom)
+    ]
+    return 3 * part.width < part.height and all(end.any() for end in ends)
+
+
+def words(found: list[Part]) -> list[list[Part]]:
+    """Groups parts that stand side by side as the digits of a number do, or near each other."""
+    left, top, right, bottom = np.array([part.box for part in found]).reshape(-1, 4).T
+    wide, tall = right - left, bottom - top
+    strokes = np.array([part.stroke for part in found])
+    digits = (tall >= MIN_HEIGHT) & (strokes <= SOLID * np.maximum(wide, tall))
+    # Pixels of common columns and rows of each pair; below 0 those of the gap.
+    columns = np.minimum.outer(right, right) - np.maximum.outer(left, left)
+    rows = np.minimum.outer(bottom, bottom) - np.maximum.outer(top, top)
+    low, high = np.minimum.outer(tall, tall), np.maximum.outer(tall, tall)
+    beside = (rows > 0.35 * low) & (low > 0.4 * high) & (columns > -GAP * high)
+    beside &= np.logical_and.outer(digits, digits)
+    size = np.maximum(wide, tall)
+    smaller, larger = np.minimum.outer(size, size), np.maximum.outer(size, size)
+    reach = np.where(smaller < 0.6 * larger, BAR, BROKEN) * larger
+    near = np.minimum(columns, rows) > -reach
+    group, last = np.arange(len(found)), None
+    while not np.array_equal(group, last):
+        last, group = group, np.where(beside | near, group, len(found)).min(1, initial=len(found))
+    grouped = [np.flatnonzero(group == number) for number in np.unique(group)]
+    return [[found[i] for i in members] for members in grouped if digits[members].any()]
+
+
+def text_height(word: list[Part]) -> float:
+    """Returns the height of the digits of a word, in pixels."""
+    heights = np.array([part.height for part in word])
+    return float(np.percentile(heights[heights >= 0.5 * heights.max()], 75))
