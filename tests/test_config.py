@@ -24,6 +24,7 @@ def test_the_recipe_fills_exactly_what_no_flag_gave(model: str) -> None:
     assert resolved.warmup == recipe.warmup
     assert resolved.weight_decay == recipe.weight_decay
     assert resolved.label_smoothing == recipe.label_smoothing
+    assert resolved.outliers == recipe.outliers
     assert resolved.resolved() == resolved
 
 
@@ -58,7 +59,7 @@ def test_places_devices_and_epochs_may_differ_within_a_run() -> None:
 def test_what_changes_the_weights_may_not_differ_within_a_run() -> None:
     decides = {
         *("model", "dataset", "batch_size", "learning_rate", "warmup", "weight_decay", "seed"),
-        *("label_smoothing", "augment", "precision", "validation_examples"),
+        *("label_smoothing", "augment", "outliers", "precision", "validation_examples"),
     }
     assert decides <= Config().within(Scope.RUN).keys()
 

@@ -13,7 +13,7 @@ from trainer.data import augmentation, pipeline
 
 EXAMPLES, BATCH = 50, 12
 
-augments = pytest.mark.parametrize("augment", ["none", *augmentation.DISTORTIONS])
+augments = pytest.mark.parametrize("augment", ["none", "shift", "affine", "elastic"])
 
 
 def datasets(first: int, last: int, **options: object) -> list[tf.data.Dataset]:
@@ -23,7 +23,8 @@ def datasets(first: int, last: int, **options: object) -> list[tf.data.Dataset]:
     images[:, 8:21, 8:21] = numbers[:, None, None]
     loop, shared = options.pop("steps_per_loop", 5), {"replicas", "local_replicas"}
     flags = {name: value for name, value in options.items() if name not in shared}
-    config = Config(batch_size=BATCH, **{"seed": 1, "augment": "none"} | flags).resolved()
+    defaults = {"seed": 1, "augment": "none", "outliers": 0.0}
+    config = Config(batch_size=BATCH, **defaults | flags).resolved()
     plan = types.SimpleNamespace(config=config, steps_per_loop=loop, total_steps=last)
     shares = {name: options[name] for name in shared & options.keys()}
     return pipeline.training_batches(images, numbers % 10, plan, first, **shares)
@@ -80,6 +81,30 @@ def test_replicas_and_workers_share_the_very_same_batch(
     assert_same(together, steps(0, 10, augment=augment))
 
 
+@pytest.mark.parametrize(("replicas", "workers", "augment"), [(4, 2, "photo"), (12, 1, "none")])
+def test_images_that_are_no_digits_come_on_top_of_a_batch(
+    replicas: int, workers: int, augment: str
+) -> None:
+    """Five of them a step, so the shares of some replicas are larger; some have none."""
+    plain, whole, late = (
+        steps(first, 10, augment=augment, outliers=share, steps_per_loop=loop)
+        for first, share, loop in ((0, 0.0, 5), (0, 5 / BATCH, 5), (7, 5 / BATCH, 2))
+    )
+    assert_same(late, {step: whole[step] for step in range(7, 10)})
+    shares = [
+        steps(0, 10, outliers=5 / BATCH, augment=augment, replicas=replicas, local_replicas=local)
+        for local in np.split(np.arange(replicas), workers)
+    ]
+    for step in range(10):
+        images, labels = (
+            np.concatenate(part) for part in zip(*(share[step] for share in shares), strict=True)
+        )
+        order = np.argsort(labels == 10, kind="stable")
+        assert_same({step: [images[order], labels[order]]}, {step: whole[step]})
+        assert_same({step: [part[:BATCH] for part in whole[step]]}, {step: plain[step]})
+        np.testing.assert_array_equal(whole[step][1][BATCH:], [10] * 5)
+
+
 def test_every_epoch_shows_each_example_once_though_batches_reach_over_its_end() -> None:
     epochs = 6
     batches = steps(0, EXAMPLES * epochs // BATCH)
@@ -102,7 +127,7 @@ def test_every_image_keeps_its_label_and_augmentation_changes_nothing_else(augme
 @pytest.mark.parametrize(("augment", "seed"), [("shift", 0), ("elastic", 2**31 - 1)])
 def test_each_step_of_each_seed_has_random_offsets_of_its_own(augment: str, seed: int) -> None:
     plain, found = (steps(0, 5, augment=each, seed=seed) for each in ("none", augment))
-    distort, count = augmentation.DISTORTIONS[augment]
+    [distort], count = augmentation.DISTORTIONS[augment]
     shape = BATCH, count
     offsets = augmentation.random_offsets(tf.range(5, dtype=tf.int64), seed, shape).numpy()
     for step in range(5):

@@ -135,6 +135,9 @@ class Config:
     augment: str | None = _recipe_flag(
         "random distortion of the training digits", _choice(AUGMENTATIONS)
     )
+    outliers: float | None = _recipe_flag(
+        "images that are no digits beside each batch, as a share of it", _Number(0, 1)
+    )
     precision: str = _flag(
         "auto",
         "what the layers compute in; float16 comes with loss scaling",

@@ -2,6 +2,7 @@
 
 Each takes images uint8 [n, 30, 30], padded by a black pixel on each side, and offsets in [-1, 1],
 which multiply its largest distortions, for each image; it returns uint8 [n, 28, 28], bilinear.
+`photo` is `affine` and then `pen`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ AFFINE_SHIFT = 1.5  # pixels; of `affine`, as the next three
 ROTATION = math.radians(10)
 SCALE = 0.1  # relative, of height and width independently
 SHEAR = 0.1  # pixels to the side for each pixel of height
+STROKE = 0.3  # of full ink, that `pen` moves the level that ends a stroke
+PALE = 0.35  # of full ink, that a pale stroke lacks
 ELASTIC = 1.6  # `elastic` distorts as many times as much as `affine`
 BEND = 1.6  # pixels that `elastic` moves a control point, to the right and down
 _CONTROLS = 4  # control points in each direction
@@ -51,8 +54,30 @@ def shift(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
 
 
 def affine(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
-    """Distorts images; offsets float32 [n, 6]: down, right, rotation, height, width, shear."""
-    return _sampled(images, *_affine_coordinates(offsets))
+    """Distorts images.
+
+    The first six offsets, float32 [n, 6 or more]: down, right, rotation, height, width, shear.
+    """
+    return _sampled(images, *_affine_coordinates(offsets[:, :6]))
+
+
+def pen(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
+    """Changes strokes of images [n, 28, 28] as pens, cameras and thresholds do.
+
+    The last three of the offsets, float32 [n, 3 or more]: width, blur, paleness. A blurred stroke
+    is as wide as the level that cuts its soft edges off makes it.
+    """
+    width, blur, paleness = tf.unstack(offsets[:, -3:, None, None], axis=1)
+    pixels = tf.cast(images, tf.float32) / 255
+    padded = tf.pad(pixels, ((0, 0), (1, 1), (1, 1)))
+    rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
+    soft = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 16
+    change = width**3  # most digits change little
+    pixels += tf.maximum(tf.abs(change), tf.nn.relu(blur)) * (soft - pixels)
+    gain = 0.5 / (0.5 - STROKE * tf.abs(change))  # keeps paper black and ink white
+    pixels = tf.clip_by_value((pixels - 0.5 + STROKE * change) * gain + 0.5, 0.0, 1.0)
+    pixels *= 1 - PALE * tf.nn.relu(paleness)
+    return tf.cast(255 * pixels + 0.5, tf.uint8)
 
 
 def elastic(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
@@ -107,9 +132,11 @@ def _spline() -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-# Each distortion with the number of offsets it takes for an image.
+# The stages of each distortion, and the number of offsets for an image. XLA compiles stages apart:
+# together it would repeat the first for each pixel that the next looks at.
 DISTORTIONS = {
-    "shift": (shift, 2),
-    "affine": (affine, 6),
-    "elastic": (elastic, 6 + 2 * _CONTROLS**2),
+    "shift": ((shift,), 2),
+    "affine": ((affine,), 6),
+    "photo": ((affine, pen), 6 + 3),
+    "elastic": ((elastic,), 6 + 2 * _CONTROLS**2),
 }

@@ -32,39 +32,59 @@ def training_batches(
     training loop: gathering thousands of examples at once costs a fraction of an element for each
     step. Of `images` uint8 [examples, 28, 28] and `labels` uint8 [examples] they hold (uint8
     [steps_per_loop, batch, 28, 28], int32 [steps_per_loop, batch]), batch being the replica's
-    share: of `replicas`, replica r takes the r-th of the equal slices of each global batch.
+    share: of `replicas`, replica r takes the r-th of the equal slices of each global batch. After
+    the digits come its share of `--outliers`, with the label `outliers.LABEL`.
     """
-    seed, augment = plan.config.seed, plan.config.augment
-    global_batch_size, steps_per_loop = plan.config.batch_size, plan.steps_per_loop
-    batch, examples = global_batch_size // replicas, len(images)
-    all_images, all_labels, distort, count = tf.constant(images), tf.constant(labels), None, 0
+    seed, augment, batch_size = plan.config.seed, plan.config.augment, plan.config.batch_size
+    # The parts of a global batch: how many images, of how many.
+    parts = [(batch_size, len(images))]
+    if extra := round(plan.config.outliers * batch_size):
+        from trainer.data import outliers  # makes tables of strokes
+
+        pool = outliers.make(images, labels, seed)
+        images = np.concatenate([images, pool])
+        labels = np.concatenate([labels, np.full(len(pool), outliers.LABEL, labels.dtype)])
+        parts.append((extra, len(pool)))
+    places = np.split(np.arange(batch_size + extra), [batch_size])
+    all_images, all_labels, stages, count = tf.constant(images), tf.constant(labels), [], 0
     if augment != "none":
         # Once, because XLA compiles padding to a test of every pixel.
         all_images = tf.pad(all_images, ((0, 0), (1, 1), (1, 1)))
-        distort, count = augmentation.DISTORTIONS[augment]
+        stages, count = augmentation.DISTORTIONS[augment]
         # XLA makes distortions several times as fast; they run beside the training step.
-        distort = tf.function(distort, jit_compile=True, autograph=False)
+        stages = [tf.function(stage, jit_compile=True, autograph=False) for stage in stages]
 
     def replica_batches(replica: int) -> tf.data.Dataset:
-        begin, end = replica * batch, (replica + 1) * batch  # in the global batch
+        mine = np.concatenate([np.array_split(part, replicas)[replica] for part in places])
 
         @tf.autograph.experimental.do_not_convert  # which would take longer than all the rest
         def superbatch(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            steps = number * steps_per_loop + tf.range(steps_per_loop, dtype=tf.int64)
-            positions = steps[:, None] * global_batch_size + tf.range(begin, end, dtype=tf.int64)
-            chosen = example_order(positions, examples=examples, seed=seed)
+            steps = number * plan.steps_per_loop + tf.range(plan.steps_per_loop, dtype=tf.int64)
+            chosen = tf.gather(_batch_examples(steps, parts, seed), mine, axis=1)
             pixels = tf.gather(all_images, tf.reshape(chosen, [-1]))
-            if distort:
-                offsets = augmentation.random_offsets(steps, seed, (global_batch_size, count))
-                pixels = distort(pixels, tf.reshape(offsets[:, begin:end], (-1, count)))
-            pixels = tf.reshape(pixels, (steps_per_loop, batch, 28, 28))
+            if stages:
+                offsets = augmentation.random_offsets(steps, seed, (batch_size + extra, count))
+                offsets = tf.reshape(tf.gather(offsets, mine, axis=1), (-1, count))
+                for stage in stages:
+                    pixels = stage(pixels, offsets)
+            pixels = tf.reshape(pixels, (*chosen.shape, 28, 28))
             return pixels, tf.cast(tf.gather(all_labels, chosen), tf.int32)
 
-        numbers = first_step // steps_per_loop, -(-plan.total_steps // steps_per_loop)
+        numbers = first_step // plan.steps_per_loop, -(-plan.total_steps // plan.steps_per_loop)
         dataset = tf.data.Dataset.range(*numbers).map(superbatch).prefetch(2)
         return dataset.with_options(_options())
 
     return [replica_batches(replica) for replica in local_replicas]
+
+
+def _batch_examples(steps: tf.Tensor, parts: list[tuple[int, int]], seed: int) -> tf.Tensor:
+    """Which images the global batches of `steps` hold, each part in an order of its own."""
+    chosen, first = [], 0
+    for size, examples in parts:
+        positions = steps[:, None] * size + tf.range(size, dtype=tf.int64)
+        chosen.append(first + example_order(positions, examples=examples, seed=seed))
+        first += examples
+    return tf.concat(chosen, 1)
 
 
 def distribute(datasets: list[tf.data.Dataset], strategy: tf.distribute.Strategy) -> Iterator[Any]:

@@ -40,9 +40,19 @@ def _draw_block(stream: tuple[int, int], block: int) -> tuple[np.ndarray, np.nda
     rng = np.random.Generator(np.random.PCG64([*stream, block]))
     labels = (rng.random(BLOCK).argsort(kind="stable") % 10).astype(np.uint8)
     glyphs = np.searchsorted(_CUMULATIVE, labels + rng.random(BLOCK), side="right")
-    points = _hand(rng, _pen_path(rng, glyphs))
-    radii = _pen_radii(rng, BLOCK)
-    return _centre(_ink(rng, _place(points, radii), radii)), labels
+    return draw(rng, _TABLE, glyphs), labels
+
+
+def draw(
+    rng: np.random.Generator, table: Glyph, glyphs: np.ndarray, *, unsteady: float = 1.0
+) -> np.ndarray:
+    """Draws the glyphs with these indices, int [n], in a table of `compiled`: uint8 [n, 28, 28].
+
+    The pen is `unsteady` times as unsteady as for digits: at 10 it scribbles.
+    """
+    points = _hand(rng, _pen_path(rng, table, glyphs, unsteady))
+    radii = _pen_radii(rng, len(glyphs))
+    return centre(_ink(rng, _place(points, radii), radii))
 
 
 def _bell(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -51,7 +61,7 @@ def _bell(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return 2 * (uniform[0] + uniform[1] + uniform[2]) - 3
 
 
-class _Glyph(NamedTuple):
+class Glyph(NamedTuple):
     """A way of writing a digit: each place on its path is a weighted sum of four control points."""
 
     control: np.ndarray  # float [controls, 2], in units of the digit's height, around 0
@@ -61,7 +71,7 @@ class _Glyph(NamedTuple):
     weights: np.ndarray  # float [POINTS, 4]
 
 
-def _compile(strokes: str) -> _Glyph:
+def _compile(strokes: str) -> Glyph:
     control, stroke, end, taps, weights, fine_stroke = [], [], [], [], [], []
     # Catmull and Rom's spline passes its control points; its four weights at u of the way from the
     # second to the third: https://en.wikipedia.org/wiki/Cubic_Hermite_spline#Catmull-Rom_spline
@@ -89,7 +99,7 @@ def _compile(strokes: str) -> _Glyph:
     length = np.concatenate([[0], np.cumsum(steps)])
     # 1e-9 less, so that rounding does not push the last place beyond the end.
     places = np.searchsorted(length, np.linspace(0, length[-1], POINTS) - 1e-9)
-    return _Glyph(points, np.array(stroke), np.array(end), taps[places], weights[places])
+    return Glyph(points, np.array(stroke), np.array(end), taps[places], weights[places])
 
 
 def _stacked(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -98,26 +108,33 @@ def _stacked(arrays: tuple[np.ndarray, ...]) -> np.ndarray:
     return np.stack([np.pad(each, ((0, longest - len(each)), *[(0, 0)] * axes)) for each in arrays])
 
 
-_ROWS = [line.split(maxsplit=2) for line in GLYPHS.splitlines()]
-_DIGITS, _SHARES, _STROKES = map(np.array, zip(*_ROWS, strict=True))
-_TABLE = _Glyph(*map(_stacked, zip(*map(_compile, _STROKES), strict=True)))
+def compiled(text: str) -> tuple[np.ndarray, np.ndarray, Glyph]:
+    """Returns the first two columns of a text like `GLYPHS`, str [n] each, and its table."""
+    rows = [line.split(maxsplit=2) for line in text.splitlines()]
+    marks, shares, strokes = map(np.array, zip(*rows, strict=True))
+    return marks, shares, Glyph(*map(_stacked, zip(*map(_compile, strokes), strict=True)))
+
+
+_DIGITS, _SHARES, _TABLE = compiled(GLYPHS)
 # Running sums of the shares of each digit's glyphs; those of digit d end at d + 1.
 _SUMS = [np.cumsum(_SHARES[np.equal(_DIGITS, str(digit))].astype(float)) for digit in range(10)]
 _CUMULATIVE = np.concatenate([digit + sums / sums[-1] for digit, sums in enumerate(_SUMS)])
 
 
-def _pen_path(rng: np.random.Generator, glyphs: np.ndarray) -> np.ndarray:
+def _pen_path(
+    rng: np.random.Generator, table: Glyph, glyphs: np.ndarray, unsteady: float
+) -> np.ndarray:
     """The places an unsteady pen passes: float [n, POINTS, 2], in units of the digit's height."""
-    n, controls = len(glyphs), _TABLE.control.shape[1]
-    unsteady = (0.025 + 0.03 * rng.random((n, 1, 1))) * _bell(rng, n, controls, 2)
-    unsteady *= 1 + 0.8 * _TABLE.end[glyphs][..., None]
-    misplaced = 0.03 * _bell(rng, n, _TABLE.stroke.max() + 1, 2)
+    n, controls = len(glyphs), table.control.shape[1]
+    shaken = (0.025 + 0.03 * rng.random((n, 1, 1))) * _bell(rng, n, controls, 2)
+    shaken *= unsteady * (1 + 0.8 * table.end[glyphs][..., None])
+    misplaced = 0.03 * _bell(rng, n, table.stroke.max() + 1, 2)
     rows = np.arange(n)[:, None]
-    control = _TABLE.control[glyphs] + unsteady + misplaced[rows, _TABLE.stroke[glyphs]]
+    control = table.control[glyphs] + shaken + misplaced[rows, table.stroke[glyphs]]
     points = np.zeros((n, POINTS, 2))
     for tap in range(4):
-        weights = _TABLE.weights[glyphs, :, tap]
-        points += weights[..., None] * control[rows, _TABLE.taps[glyphs, :, tap]]
+        weights = table.weights[glyphs, :, tap]
+        points += weights[..., None] * control[rows, table.taps[glyphs, :, tap]]
     return points
 
 
@@ -180,9 +197,9 @@ def _ink(rng: np.random.Generator, points: np.ndarray, radii: np.ndarray) -> np.
     return images
 
 
-def _centre(images: np.ndarray) -> np.ndarray:
+def centre(images: np.ndarray) -> np.ndarray:
     """Moves images by whole pixels: the centre of mass rounds to pixel (14, 14), as in MNIST."""
-    mass = images.sum((1, 2), dtype=np.int64)
+    mass = np.maximum(images.sum((1, 2), dtype=np.int64), 1)
     place = np.arange(FIELD)
     shifts = []
     for axis in (2, 1):  # summing over columns leaves rows

@@ -114,6 +114,8 @@ class Trainer:
         with tf.GradientTape() as tape:
             logits = self.model(pixels, training=True)
         target, log_probabilities = tf.one_hot(labels, 10), tf.nn.log_softmax(logits)
+        if self._config.outliers:
+            smoothing = tf.where(labels < 10, smoothing, 1.0)[:, None]
         smoothed = target * (1 - smoothing) + smoothing / 10
         # The gradient of the mean cross-entropy by the logits, in closed form.
         slope = (tf.exp(log_probabilities) - smoothed) / batch
