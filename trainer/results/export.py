@@ -9,7 +9,7 @@ from trainer.run import files
 
 _IMAGES = tf.TensorSpec((None, 28, 28), tf.uint8, name="images")
 _IMAGE_BYTES = tf.TensorSpec((None,), tf.string, name="image_bytes")
-_CHECKED = 64  # digits
+CHECKED = 64  # digits whose answers are compared before a model is published
 # Reading back runs the same kernels on other batch sizes, which may round differently; bfloat16
 # keeps 8 bits. A temperature below 1 widens the differences.
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -70,16 +70,23 @@ def publish(
     signatures = {name: getattr(classifier, name) for name in ("serving_default", "serving_bytes")}
     with files.replacing(path) as temporary:
         tf.saved_model.save(classifier, temporary, signatures=signatures)
-        difference = _difference(temporary, images[:_CHECKED], probabilities[:_CHECKED])
-        if not difference <= _TOLERANCE[precision] * max(1, 1 / temperature):  # or not a number
-            raise RuntimeError(f"the export's answers differ by {difference:.2g}; not published")
+        answers = _answers(temporary, images[:CHECKED])
+        check(answers, probabilities[:CHECKED], temperature, precision)
 
 
-def _difference(path: str, images: np.ndarray, probabilities: np.ndarray) -> float:
-    """Returns the largest difference between a SavedModel's answers and `probabilities`."""
+def _answers(path: str, images: np.ndarray) -> np.ndarray:
+    """Returns the probabilities of a SavedModel's signatures, float32 [2, n, 10]."""
     signatures = tf.saved_model.load(path).signatures
     contents = tf.stack([tf.io.encode_png(image[..., None]) for image in images])
     answers = [signatures["serving_default"](images=tf.constant(images))]
     answers += [signatures["serving_bytes"](image_bytes=contents)]
-    found = np.stack([answer["probabilities"].numpy() for answer in answers])
-    return float(np.abs(found - probabilities).max())
+    return np.stack([answer["probabilities"].numpy() for answer in answers])
+
+
+def check(
+    answers: np.ndarray, probabilities: np.ndarray, temperature: float, precision: str
+) -> None:
+    """Raises `RuntimeError` unless answers, float [..., n, 10], are `probabilities` but for rounding."""
+    difference = float(np.abs(answers - probabilities).max())
+    if not difference <= _TOLERANCE[precision] * max(1, 1 / temperature):  # or not a number
+        raise RuntimeError(f"the export's answers differ by {difference:.2g}; not published")

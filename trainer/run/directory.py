@@ -24,7 +24,8 @@ from trainer.process.startup import available_cpus
 from trainer.run import files, identity
 
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
-CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+SAVED_MODEL, KERAS_MODEL = "saved_model", "model.keras"
 PREDICTIONS, FIGURES, REPORT = "predictions.png", "figures", "report.html"
 CHECKPOINT_PREFIX = "step-"
 
