@@ -29,7 +29,7 @@ METRICS = {
 
 
 def test_a_finished_run_leaves_every_promised_file(trained: conftest.Run) -> None:
-    names = {"config.json", "checkpoints", "tensorboard", "saved_model"}
+    names = {"config.json", "checkpoints", "tensorboard", "saved_model", "model.keras"}
     names |= {"predictions.png", "history.csv", "metrics.json", "report.html", "figures"}
     assert set(os.listdir(trained.directory)) == names
     parts = {path.name for path in (trained.directory / "tensorboard").iterdir() if path.is_dir()}

@@ -15,7 +15,7 @@ from absl import flags
 from trainer.errors import UsageError
 from trainer.recipes import AUGMENTATIONS, RECIPES
 
-DATASETS = ("auto", "mnist", "synthetic", "fashion_mnist")
+DATASETS = ("auto", "mnist", "synthetic", "fashion_mnist", "own")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -40,6 +40,12 @@ class _Path(flags.ArgumentParser):
         if not argument:
             raise ValueError("it is empty; name a directory, or leave the flag out")
         return os.path.expanduser(argument)
+
+
+class _AbsolutePath(_Path):
+    def parse(self, argument: Any) -> str:
+        path = super().parse(argument)
+        return path if "://" in path else os.path.abspath(path)
 
 
 class _StepRange(flags.ArgumentParser):
@@ -80,11 +86,20 @@ class Config:
     model: str = _flag("mlp", "network to train", _choice(RECIPES))
     dataset: str = _flag(
         "auto",
-        "what to train on; auto is MNIST if it can be had, else synthetic digits, with a warning",
+        "what to train on; auto is own pictures if --data_dir holds some, else MNIST if it can be"
+        " had, else synthetic digits, with a warning",
         _choice(DATASETS),
     )
     data_dir: str | None = _flag(
-        None, "directory with IDX files or an .npz; looked at first", _Path(), Scope.PROCESS
+        None,
+        "directory with IDX files or an .npz, or with pictures in folders 0 to 9; looked at first",
+        _Path(),
+        Scope.PROCESS,
+    )
+    init_from: str | None = _flag(
+        None,
+        "directory of another run of the same --model, whose newest weights this run begins with",
+        _AbsolutePath(),
     )
     model_dir: str | None = _flag(
         None,
@@ -150,7 +165,11 @@ class Config:
         0, "steps between checkpoints; 0: only at the end of an epoch", _integer(0), Scope.PART
     )
     keep_checkpoints: int = _flag(3, "newest checkpoints to keep", _integer(1, 1_000), Scope.PART)
-    validation_examples: int = _flag(5000, "training examples held out to validate on", _integer(0))
+    validation_examples: int | None = _flag(
+        None,
+        "training examples held out to validate on (default: 5000, of fewer than 50,000 a tenth)",
+        _integer(0),
+    )
     seed: int = _flag(
         1, "decides all randomness: initial weights, order, augmentation", _integer(0, 2**31 - 1)
     )
@@ -172,6 +191,8 @@ class Config:
                 "--data_dir does not go with --dataset=synthetic, which is drawn and not read;"
                 " leave one of them out"
             )
+        if self.dataset == "own" and self.data_dir is None:
+            raise UsageError("--dataset=own needs --data_dir, the directory of your pictures")
         if self.virtual_devices and self.strategy in ("cpu", "gpu", "multi_worker"):
             raise UsageError(
                 f"--virtual_devices={self.virtual_devices} splits the CPU, so it does not go with"

@@ -84,11 +84,15 @@ class EventFiles:
         finds first for all runs, so they name every choice.
         """
         values = {"model": config.model, "epochs": config.epochs} | config.within(Scope.RUN)
+        values["init_from"] = config.init_from or "none"
         parsers = {each.name: each.metadata["parser"] for each in dataclasses.fields(config)}
         columns = [api.HParam("model", _FirstColumn(parsers["model"].enum_values))]
         for name in [*values][1:]:
-            choices = getattr(parsers[name], "enum_values", None)
-            domain = api.Discrete(choices) if choices else api.RealInterval(0.0, 1e9)
+            choices, domain = getattr(parsers[name], "enum_values", None), None
+            if choices:
+                domain = api.Discrete(choices)
+            elif not isinstance(values[name], str):
+                domain = api.RealInterval(0.0, 1e9)
             columns.append(api.HParam(name, domain))
         parts = "test", "validation"
         metrics = [api.Metric("accuracy", part, f"{part} accuracy") for part in parts]

@@ -160,6 +160,25 @@ class Checkpoints:
                 files.remove(files.join(self._directory, name))
 
 
+def read_weights(path: str, variables: list[tf.Variable]) -> int:
+    """Gives a model's variables the values in the newest checkpoint that is whole of the run `path`.
+
+    Returns its step. Raises `UsageError` if there is none, or it is of another network.
+    """
+    checkpoint, reason = tf.train.Checkpoint(model=variables), "it has no checkpoint"
+    for step in run_directory.checkpoint_steps(path):
+        name = f"{run_directory.CHECKPOINT_PREFIX}{step}"
+        try:
+            file = files.join(path, run_directory.CHECKPOINTS, name)
+            checkpoint.read(file).assert_existing_objects_matched()
+            return step
+        except _DAMAGE as error:
+            reason = (str(error) or repr(error)).splitlines()[0][:120]
+    raise UsageError(
+        f"--init_from={path} has no weights that fit this network ({reason}); name another run"
+    )
+
+
 def last_is_readable(directory: str) -> bool:
     """Returns whether every tensor of a run's newest checkpoint can be read (CRC32C included)."""
     name = f"{run_directory.CHECKPOINT_PREFIX}{run_directory.checkpoint_steps(directory)[0]}"

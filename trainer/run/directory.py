@@ -44,13 +44,15 @@ class Recorded:
     """The run that a directory holds: what `config.json` and `metrics.json` say.
 
     `resolved` is what `auto` became, with the devices and the cluster it was last trained on;
-    `data` has the data set's name and checksums; `epochs` is 0 until the run has finished.
+    `data` has the data set's name and checksums; `initial` says where the weights are from that it
+    began with, if they are another run's; `epochs` is 0 until the run has finished.
     """
 
     state: State = State.NEW
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    initial: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     epochs: int = 0
 
 
@@ -78,6 +80,7 @@ def examine(
         if config.resume == "must":
             where = path or "a new directory"
             raise UsageError(f"--resume=must, but {where} holds no run; name one that does")
+        _check_source(config)
         return recorded
     if config.resume == "never":
         raise UsageError(f"--resume=never, but {path} holds a run; give another --model_dir")
@@ -85,8 +88,22 @@ def examine(
     identity.check_same_run(config, recorded.config, data_sha256 or {}, known)
     if recorded.epochs >= config.epochs:
         return recorded
-    trained = checkpoint_steps(path)[:1] == [last_step]
-    return dataclasses.replace(recorded, state=State.TRAINED if trained else State.RESUMABLE)
+    steps = checkpoint_steps(path)
+    if not steps:
+        _check_source(config)
+    state = State.TRAINED if steps[:1] == [last_step] else State.RESUMABLE
+    return dataclasses.replace(recorded, state=state)
+
+
+def _check_source(config: Config) -> None:
+    """Raises `UsageError` unless the run of `--init_from`, if any, has weights of this network."""
+    if not (source := config.init_from):
+        return
+    model = read(source).config.get("model")
+    if not model or not checkpoint_steps(source):
+        raise UsageError(f"--init_from={source} holds no run with a checkpoint; name one that does")
+    if model != config.model:
+        raise UsageError(f"--init_from={source} holds weights of {model}; use --model={model}")
 
 
 def check_path(path: str, *, write: bool) -> None:
@@ -125,7 +142,7 @@ def read(path: str) -> Recorded:
             return Recorded()
         record = json.loads(text)
         config, resolved, data = ({**record[name]} for name in ("config", "resolved", "data"))
-        data["sha256"] = {**data.get("sha256", {})}
+        data["sha256"], initial = {**data.get("sha256", {})}, {**record.get("initial_weights", {})}
         if resolved.get("precision", "float32") not in PRECISIONS:
             raise ValueError(f"precision is {resolved['precision']}")
         file = files.join(path, METRICS)
@@ -138,7 +155,7 @@ def read(path: str) -> Recorded:
             f"{file} cannot be read ({error!r:.100}); move it away or give another --model_dir"
         ) from None
     state = State.FINISHED if epochs else State.RESUMABLE
-    return Recorded(state, config, resolved, data, epochs)
+    return Recorded(state, config, resolved, data, initial, epochs)
 
 
 def checkpoint_steps(path: str) -> list[int]:
@@ -149,9 +166,17 @@ def checkpoint_steps(path: str) -> list[int]:
 
 
 def record(
-    plan: Plan, devices: Devices, dataset: Dataset, *, resolved: Mapping[str, Any] | None = None
+    plan: Plan,
+    devices: Devices,
+    dataset: Dataset,
+    *,
+    resolved: Mapping[str, Any] | None = None,
+    initial: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `config.json`; `resolved` is what was recorded before, if training is over."""
+    """Writes `config.json`; `resolved` is what was recorded before, if training is over.
+
+    `initial` says whose weights the run began with, if they are another run's.
+    """
     resolved = resolved or {
         "precision": plan.precision,
         "jit_compile": plan.jit_compile,
@@ -166,6 +191,7 @@ def record(
         "config": plan.config.to_dict(),
         "resolved": dict(resolved),
         "data": {"name": dataset.name, "source": dataset.source, "sha256": dict(dataset.sha256)},
+        "initial_weights": dict(initial or {}),
         "versions": identity.versions(),
     }
     files.remove_leftovers(plan.config.model_dir)

@@ -1,0 +1,82 @@
+"""Digits of one's own: pictures in folders named 0 to 9."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import trainer.data
+from trainer import plan
+from trainer.config import Config
+from trainer.data import synthetic
+from trainer.errors import DataError
+
+FIELDS, LABELS = synthetic.generate(120, 1)[:2]
+
+
+def save(directory: pathlib.Path, places: Sequence[int]) -> None:
+    """Saves synthetic digits as pictures of ink on paper, PNG and JPEG, in the folder of each."""
+    for place in places:
+        folder = directory / str(LABELS[place])
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(245 - FIELDS[place] // 5 * 4).resize((224, 224), Image.BICUBIC)
+        picture.save(folder / f"{place:03}.{'png' if place % 2 else 'jpg'}")
+
+
+def load(directory: pathlib.Path, name: str = "auto") -> trainer.data.Dataset:
+    return trainer.data.load(name, str(directory), notify=lambda _: None)
+
+
+def test_folders_of_pictures_are_a_data_set_of_their_own(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, range(120))
+    (tmp_path / "3" / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_bytes(b"x")
+    found = load(tmp_path)
+    assert found.name == "own"
+    assert found.sha256 == load(tmp_path, "own").sha256
+    in_folders = np.bincount(LABELS)
+    # Of every folder the first and every tenth after it.
+    np.testing.assert_array_equal(np.bincount(found.test_labels), -(-in_folders // 10))
+    counts = np.bincount(found.train_labels) + np.bincount(found.test_labels)
+    np.testing.assert_array_equal(counts, in_folders)
+    # The fields of pictures are those that the pictures were made of, but for their drawing.
+    every = np.concatenate([found.train_images, found.test_images]).reshape(120, -1)
+    labels = np.concatenate([found.train_labels, found.test_labels])
+    near = ((every[:, None].astype(float) - FIELDS.reshape(1, 120, -1)) ** 2).mean(2).argmin(1)
+    assert (LABELS[near] == labels).mean() > 0.95
+    # What is held out by default, the last tenth of the training digits, is of all kinds.
+    held_out = plan.validation_examples(Config(), len(found.train_labels))
+    assert held_out == len(found.train_labels) // 10
+    assert len(np.unique(found.train_labels[-held_out:])) > 5
+
+
+def test_a_folder_of_test_pictures_is_not_split(tmp_path: pathlib.Path) -> None:
+    save(tmp_path / "train", range(30))
+    save(tmp_path / "test", range(30, 45))
+    found = load(tmp_path)
+    assert (len(found.train_labels), len(found.test_labels)) == (30, 15)
+    np.testing.assert_array_equal(np.bincount(found.test_labels), np.bincount(LABELS[30:45]))
+
+
+def test_pictures_that_cannot_be_used_are_all_named(tmp_path: pathlib.Path) -> None:
+    save(tmp_path, range(40))
+    (tmp_path / "7" / "text.png").write_text("seven")
+    Image.new("L", (200, 200), 255).save(tmp_path / "1" / "blank.png")
+    with pytest.raises(DataError) as raised:
+        load(tmp_path)
+    message = str(raised.value)
+    assert "2 of 42" in message
+    assert "7/text.png" in message
+    assert "1/blank.png" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("folder", ["4", "train/4"])
+def test_too_few_pictures_are_told(tmp_path: pathlib.Path, folder: str) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(DataError, match="0 pictures to train on and 0 to test"):
+        load(tmp_path)
