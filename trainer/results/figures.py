@@ -32,16 +32,16 @@ _STYLE = {
     **{"svg.fonttype": "none", "svg.hashsalt": "number-recognition-trainer"},
 }
 _DPI = 100
-_SIZE = 5.2, 4.9  # inches of a figure: two side by side on a screen
+_SIDE, _TOP = 560, 62  # of a figure of the report, in its pixels; room for its title
+# TensorBoard shows pictures as wide as this, and scales others without smoothing.
+_TENSORBOARD_WIDTH = 350
 _CENTERED = {"ha": "center", "va": "center"}
-# A digit and its caption in a mosaic, in pixels of the digit; each is drawn three units wide.
-_CELL_WIDTH, _CELL_HEIGHT, _SCALE = 36, 41, 3
 
 CAPTIONS = {
-    "confusion_matrix": "What each digit was read as, and how many of each were read right.",
-    "history": "Loss and accuracy by epoch.",
-    "mistakes": "The most confident mistakes.",
-    "calibration": "How often the model is right, by its confidence.",
+    "confusion_matrix": "What each digit was read as",
+    "history": "Loss and accuracy by epoch",
+    "mistakes": "The most confident mistakes",
+    "calibration": "Is its confidence honest?",
 }
 
 
@@ -53,18 +53,20 @@ def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
     if len(wrong):
         sections[f"Mistakes: {which} {len(wrong):,}"] = wrong[:30]
     with matplotlib.rc_context(_STYLE):
-        figure = _digits(images, result, sections, columns=10, title=title, smooth=True)
+        figure = _digits(images, result, sections, width=1086, columns=10, top=60, smooth=True)
+        figure.axes[0].text(6, 40, title, size=15, weight="bold")
         FigureCanvasAgg(figure).print_png(file, pil_kwargs={"compress_level": 3})
     return file.getvalue()
 
 
 def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndarray]:
     """Returns TensorBoard's pictures, uint8 [h, w, 3]: confusion matrix, 8 surest mistakes."""
-    with matplotlib.rc_context(_STYLE):
+    width, chosen = _TENSORBOARD_WIDTH, {"": result.mistakes[:8]}
+    with matplotlib.rc_context(_STYLE | {"font.size": 8}):
         # Most of the time goes into text, so the matrix has the numbers of frequent mistakes only.
-        drawn = {"confusion_matrix": _confusion(result.confusion, complete=False)}
+        drawn = {"confusion_matrix": _confusion(result.confusion, width=width, cell=30, edge=42)}
         if len(result.mistakes):
-            drawn["mistakes"] = _digits(images, result, {"": result.mistakes[:8]}, columns=8)
+            drawn["mistakes"] = _digits(images, result, chosen, width=width, columns=4, scale=2)
         canvases = {name: FigureCanvasAgg(figure) for name, figure in drawn.items()}
         for canvas in canvases.values():
             canvas.draw()
@@ -87,18 +89,32 @@ def report_figures(
     history: Sequence[Mapping[str, Any]], images: np.ndarray, result: Evaluation
 ) -> dict[str, str]:
     """Returns SVG by the names of `CAPTIONS`; images are test digits, uint8 [n, 28, 28]."""
-    heading = "" if len(result.mistakes) else "Not one mistake in the test set."
+    count, chosen = len(result.mistakes), {"": result.mistakes[:20]}
+    notes = {
+        "confusion_matrix": "At the right: how many of each were read right.",
+        "history": "Of training while it goes on; of validation after each epoch.",
+        "mistakes": f"All {count:,}." if count <= 20 else f"20 of {count:,}.",
+        "calibration": "Confidence is off by"
+        f" {100 * result.calibration_error:.1f} points on average.",
+    }
+    if not count:
+        notes["mistakes"] = "Not one mistake in the test set."
     with matplotlib.rc_context(_STYLE):
         drawn = {
-            "confusion_matrix": _confusion(result.confusion, complete=True),
+            "confusion_matrix": _confusion(
+                result.confusion, width=_SIDE, cell=43, edge=60, top=_TOP - 10, complete=True
+            ),
             "history": _history(history),
-            "mistakes": _digits(images, result, {heading: result.mistakes[:20]}, columns=5),
+            "mistakes": _digits(images, result, chosen, width=_SIDE, columns=5, top=_TOP),
             "calibration": _calibration(result.reliability),
         }
-        return {name: _svg(figure, CAPTIONS[name]) for name, figure in drawn.items()}
+        return {name: _svg(drawn[name], CAPTIONS[name], notes[name]) for name in CAPTIONS}
 
 
-def _svg(figure: Figure, title: str) -> str:
+def _svg(figure: Figure, title: str, note: str) -> str:
+    height = figure.get_figheight() * _DPI
+    figure.text(6 / _SIDE, 1 - 22 / height, title, size=11, weight="bold")
+    figure.text(6 / _SIDE, 1 - 42 / height, note, color=MUTED)
     file = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", metadata={"Title": title, **no_metadata})
@@ -124,28 +140,35 @@ def _digits(
     result: Evaluation,
     sections: Mapping[str, np.ndarray],
     *,
+    width: int,
     columns: int,
-    title: str = "",
+    scale: int = 3,
+    top: int = 6,
     smooth: bool = False,
 ) -> Figure:
-    """Draws framed, captioned digits: below each heading those of the indices."""
-    width, height, edge = _CELL_WIDTH * _SCALE, _CELL_HEIGHT * _SCALE, 28 * _SCALE
+    """Draws framed, captioned digits: below each heading those of the indices.
+
+    The figure is `width` units wide, and a digit's pixel `scale`; the digits begin `top` units from
+    above.
+    """
+    left, edge, caption = 6, 28 * scale, 39
+    cell_width, cell_height = (width - left) // (columns * scale), 28 + caption // scale
     rows = sum(-(-len(chosen) // columns) for chosen in sections.values())
-    top = 6 + 54 * bool(title)
-    figure, axes = _canvas(columns * width, top + 40 * sum(map(bool, sections)) + rows * height)
-    axes.text(6, 40, title, size=15, weight="bold")
+    height = top + 40 * sum(map(bool, sections)) + rows * cell_height * scale
+    figure, axes = _canvas(width, height)
     style = {"norm": Normalize(0, 255), "interpolation": "bilinear" if smooth else "none"}
     frames, colors = [], []
     for heading, chosen in sections.items():
-        axes.text(6, top + 22, heading, size=11, color=MUTED)
+        axes.text(left, top + 22, heading, size=11, color=MUTED)
         top += 40 * bool(heading)
-        paper = 255 - mosaic(images[chosen], columns, _CELL_WIDTH, _CELL_HEIGHT)
-        bottom = top + paper.shape[0] * _SCALE
+        paper = 255 - mosaic(images[chosen], columns, cell_width, cell_height)
+        bottom = top + paper.shape[0] * scale
         if len(chosen):
-            extent = (6, 6 + columns * width, bottom, top)
+            extent = (left, left + paper.shape[1] * scale, bottom, top)
             axes.imshow(paper, "gray", extent=extent, aspect="auto", **style)
         for place, example in enumerate(chosen):
-            x, y = 6 + place % columns * width, top + place // columns * height
+            x = left + place % columns * cell_width * scale
+            y = top + place // columns * cell_height * scale
             answer, label = result.probabilities[example], result.labels[example]
             right = answer.argmax() == label
             frames.append([(x, y), (x + edge, y), (x + edge, y + edge), (x, y + edge)])
@@ -160,36 +183,41 @@ def _digits(
     return figure
 
 
-def _confusion(confusion: np.ndarray, *, complete: bool) -> Figure:
-    """Draws the matrix; `complete` with each class's accuracy and the numbers of rare mistakes."""
-    cell, edge = 45, 60
+def _confusion(
+    confusion: np.ndarray, *, width: int, cell: int, edge: int, top: int = 0, complete: bool = False
+) -> Figure:
+    """Draws the matrix; `complete` with each class's accuracy and the numbers of rare mistakes.
+
+    The figure is `width` units wide, and a class `cell`; the headings take `edge`, below `top`.
+    """
     diagonal = np.eye(10, dtype=bool)
     wrong = np.where(diagonal, 0, confusion)
     recall = confusion.diagonal() / np.maximum(confusion.sum(1), 1)
     shares = np.where(diagonal, recall, np.sqrt(wrong / max(wrong.max(), 1)))
     tints = np.where(diagonal[..., None], to_rgb(BLUE), to_rgb(ORANGE))
-    figure, axes = _canvas(edge + 10 * cell + (60 if complete else 10), edge + 10 * cell + 10)
+    figure, axes = _canvas(width, top + edge + 10 * cell + 8)
     lines = edge + np.arange(11) * cell
     colors = 1 - 0.85 * shares[..., None] * (1 - tints)
-    axes.pcolormesh(lines, lines, colors, edgecolors="white", linewidth=2)
-    centers = lines[:10] + cell / 2
-    axes.text(lines[5], 16, "read as", color=MUTED, **_CENTERED)
-    axes.text(16, lines[5], "is", color=MUTED, **_CENTERED)
-    for digit, center in enumerate(centers):
-        axes.text(center, 44, digit, weight="bold", **_CENTERED)
-        axes.text(44, center, digit, weight="bold", **_CENTERED)
+    axes.pcolormesh(lines, top + lines, colors, edgecolors="white", linewidth=2)
+    columns = lines[:10] + cell / 2
+    rows = top + columns
+    axes.text(lines[5], top + 0.25 * edge, "read as", color=MUTED, **_CENTERED)
+    axes.text(0.25 * edge, top + lines[5], "is", color=MUTED, **_CENTERED)
+    for digit in range(10):
+        axes.text(columns[digit], top + 0.73 * edge, digit, weight="bold", **_CENTERED)
+        axes.text(0.73 * edge, rows[digit], digit, weight="bold", **_CENTERED)
         if complete:
-            axes.text(lines[10] + 32, center, f"{recall[digit]:.1%}", color=MUTED, **_CENTERED)
+            axes.text(lines[10] + 32, rows[digit], f"{recall[digit]:.1%}", color=MUTED, **_CENTERED)
     least = 1 if complete else max(1, wrong.max() / 3)
     for row, column in np.argwhere((confusion >= least) | diagonal & (confusion > 0)):
         color = "white" if row == column and recall[row] > 0.8 else INK
-        axes.text(centers[column], centers[row], confusion[row, column], color=color, **_CENTERED)
+        axes.text(columns[column], rows[row], confusion[row, column], color=color, **_CENTERED)
     return figure
 
 
 def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
-    figure = Figure(_SIZE, dpi=_DPI)
-    room = {"left": 0.12, "right": 0.97, "top": 0.94, "bottom": 0.1, "hspace": 0.3}
+    figure = Figure((_SIDE / _DPI, _SIDE / _DPI), dpi=_DPI)
+    room = {"left": 0.1, "right": 0.97, "top": 0.86, "bottom": 0.08, "hspace": 0.25}
     panels = figure.subplots(2, sharex=True, gridspec_kw=room)
     parts = {"training": ("train", BLUE, "o-"), "validation": ("validation", ORANGE, "s--")}
     epochs = [row["epoch"] for row in history]
@@ -210,8 +238,8 @@ def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 def _calibration(reliability: np.ndarray) -> Figure:
     confidence, accuracy, counts = reliability.T
-    figure = Figure(_SIZE, dpi=_DPI)
-    axes = figure.add_axes((0.13, 0.1, 0.84, 0.84), xlim=(0, 1.04), ylim=(0, 1.04))
+    figure = Figure((_SIDE / _DPI, _SIDE / _DPI), dpi=_DPI)
+    axes = figure.add_axes((0.12, 0.08, 0.85, 0.79), xlim=(0, 1.04), ylim=(0, 1.04))
     axes.plot([0, 1], [0, 1], "--", color=MUTED, label="as confident as right")
     axes.vlines(confidence, confidence, accuracy, colors=ORANGE, linewidth=2, label="gap")
     sizes = 15 + 200 * np.sqrt(counts / counts.sum())

@@ -36,8 +36,8 @@ def finish(
 ) -> None:
     """Tests once, then writes everything that is made of a trained model.
 
-    All results are of the calibrated probabilities, as the export gives them, `test_loss` too; in
-    TensorBoard the test's loss is of the logits as they are, to compare with the other curves.
+    All results are of the calibrated probabilities, as the export gives them, `test_loss` too;
+    TensorBoard has the loss of the logits as they are beside it, to compare with its other curves.
     """
     console.progress(1.0, "testing, exporting, drawing")
     config, images, labels = plan.config, dataset.test_images, dataset.test_labels
@@ -48,7 +48,7 @@ def finish(
         temperature = evaluation.fit_temperature(held_out, dataset.train_labels[plan.examples :])
     result = evaluation.evaluate(logits, labels, temperature)
     clock.lap("test")
-    reporter.tested(progress, evaluation.evaluate(logits, labels))
+    reporter.tested(progress, result, evaluation.evaluate(logits, labels).loss)
     clock.lap("summaries")
     # A copy, whose variables are outside the strategy.
     model = networks.build(config.model, precision=plan.precision, seed=config.seed)
