@@ -65,12 +65,11 @@ class Reporter:
             self._console.line(f"resumed at step {resumed_from:,}")
             return
         record = files.read_text(files.join(self._plan.config.model_dir, run_directory.CONFIG))
-        rows = []
-        for part, values in json.loads(record).items():
-            rows.append([f"**{part}**", ""])  # in Markdown
-            rows += [[name, f"`{value}`"] for name, value in values.items() if value is not None]
+        lines = []
+        for part, values in json.loads(record).items():  # Markdown: what is indented is code
+            lines += ["", part, "", *(f"    {name:<20} {value}" for name, value in values.items())]
         with self._events.writer("train").as_default(0):
-            tf.summary.text("configuration", rows)
+            tf.summary.text("configuration", "\n".join(lines))
             tf.summary.graph(self._trainer.inference_graph())
 
     def input_digits(self, superbatch: tuple) -> None:
