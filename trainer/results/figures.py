@@ -231,7 +231,7 @@ def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     panels[0].legend()
     panels[1].set_xlabel("epoch")
-    panels[1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    panels[1].xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     panels[1].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
