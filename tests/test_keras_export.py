@@ -10,7 +10,7 @@ import runs
 import tensorflow as tf
 
 from trainer.model import networks
-from trainer.results import keras_export
+from trainer.results import export
 
 IMAGES = runs.tiny_arrays()[2]
 
@@ -27,7 +27,8 @@ def test_a_script_with_nothing_but_keras_reads_the_reported_accuracy_and_trains_
             with gzip.open(f"{data}/{name}-ubyte.gz") as file:
                 return np.frombuffer(file.read()[skip:], np.uint8).reshape(shape)
         def digits(part):
-            return idx(f"{part}-images-idx3", (-1, 28, 28), 16), idx(f"{part}-labels-idx1", (-1,), 8)
+            images = idx(f"{part}-images-idx3", (-1, 28, 28), 16)
+            return images, idx(f"{part}-labels-idx1", (-1,), 8)
         model = keras.models.load_model(path, safe_mode=True)
         model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         found = model.evaluate(*digits("t10k"), verbose=0, return_dict=True)
@@ -62,7 +63,7 @@ def expected(network, temperature: float) -> np.ndarray:
 def test_every_network_is_published_wherever_its_run_lives(name: str, precision: str) -> None:
     network, path = networks.build(name, precision=precision, seed=3), f"ram://keras/{name}.keras"
     arguments = 0.5, IMAGES, expected(network, 0.5), precision
-    keras_export.publish(network, path, *arguments)
+    export.publish(network, path, *arguments)
     with tf.io.gfile.GFile(path, "rb") as file:
         assert file.read(2) == b"PK"
 
@@ -75,7 +76,7 @@ def test_what_answers_differently_is_not_published(
     answers = expected(network, temperature)
     answers[5, 3] += 1e-3
     with pytest.raises(RuntimeError, match="not published"):
-        keras_export.publish(
+        export.publish(
             network, str(tmp_path / "model.keras"), temperature, IMAGES, answers, "float32"
         )
     assert list(tmp_path.iterdir()) == []

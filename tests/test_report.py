@@ -50,7 +50,9 @@ def test_the_page_is_printed_on_two_full_sheets(
     assert len(re.findall(rb"/Type /Page\b(?!s)", content)) == 2
     # The figures fill the first sheet, all else the second: neither is two thirds empty.
     browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    heights = browser.run("[...document.querySelectorAll('main section')].map((s) => s.offsetHeight)")
+    heights = browser.run(
+        "[...document.querySelectorAll('main section')].map((s) => s.offsetHeight)"
+    )
     assert min(heights[0], sum(heights[1:])) > 96 * size[1] / 2
 
 

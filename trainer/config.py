@@ -42,12 +42,6 @@ class _Path(flags.ArgumentParser):
         return os.path.expanduser(argument)
 
 
-class _AbsolutePath(_Path):
-    def parse(self, argument: Any) -> str:
-        path = super().parse(argument)
-        return path if "://" in path else os.path.abspath(path)
-
-
 class _StepRange(flags.ArgumentParser):
     def parse(self, argument: Any) -> tuple[int, int]:
         text = argument if isinstance(argument, str) else "{},{}".format(*argument)
@@ -86,20 +80,18 @@ class Config:
     model: str = _flag("mlp", "network to train", _choice(RECIPES))
     dataset: str = _flag(
         "auto",
-        "what to train on; auto is own pictures if --data_dir holds some, else MNIST if it can be"
-        " had, else synthetic digits, with a warning",
+        "what to train on; auto is MNIST if it can be had, else synthetic digits, with a warning;"
+        " own are the pictures in --data_dir, in folders 0 to 9",
         _choice(DATASETS),
     )
     data_dir: str | None = _flag(
         None,
-        "directory with IDX files or an .npz, or with pictures in folders 0 to 9; looked at first",
+        "directory with IDX files, an .npz or pictures; looked at first",
         _Path(),
         Scope.PROCESS,
     )
     init_from: str | None = _flag(
-        None,
-        "directory of another run of the same --model, whose newest weights this run begins with",
-        _AbsolutePath(),
+        None, "directory of a run of the same --model, with whose weights this one begins", _Path()
     )
     model_dir: str | None = _flag(
         None,
@@ -167,7 +159,7 @@ class Config:
     keep_checkpoints: int = _flag(3, "newest checkpoints to keep", _integer(1, 1_000), Scope.PART)
     validation_examples: int | None = _flag(
         None,
-        "training examples held out to validate on (default: 5000, of fewer than 50,000 a tenth)",
+        "training examples held out to validate on (default: 5000, at most a tenth)",
         _integer(0),
     )
     seed: int = _flag(

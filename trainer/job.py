@@ -6,9 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
 
 from trainer import data
 from trainer import plan as plans
@@ -19,7 +18,6 @@ from trainer.cluster.environment import Cluster
 from trainer.cluster.lost_worker import lost_worker
 from trainer.config import Config
 from trainer.data import Dataset
-from trainer.errors import UsageError
 from trainer.plan import Plan
 from trainer.process import startup
 from trainer.process.clock import Clock
@@ -27,9 +25,6 @@ from trainer.process.console import Console
 from trainer.process.signals import StopSignals
 from trainer.run import directory, files, identity, lock
 from trainer.run.directory import Recorded, State
-
-if TYPE_CHECKING:
-    from trainer.model.trainer import Trainer
 
 
 def run(config: Config, cluster: Cluster, *, console: Console, stop: StopSignals) -> None:
@@ -77,8 +72,8 @@ def _get_ready(
         # A run goes on with the data set that `auto` became when it began.
         known = directory.read(config.model_dir).config.get("dataset", "auto")
         config = dataclasses.replace(config, dataset=known)
-    chosen = config.dataset, config.data_dir
-    loading = ThreadPoolExecutor(1).submit(data.load, *chosen, notify=console.warn)
+    wanted = config.dataset, config.data_dir
+    loading = ThreadPoolExecutor(1).submit(data.load, *wanted, notify=console.warn)
     startup.import_tensorflow()
     clock.lap("imports")
     loaded = loading.result()
@@ -120,24 +115,6 @@ def _named_failures(config: Config, cluster: Cluster) -> Iterator[None]:
         raise
 
 
-def _initial_weights(
-    source: str, trainer: Trainer, recorded: Recorded, agreement: Agreement, console: Console
-) -> Mapping[str, Any]:
-    """Gives the model the weights of the run `source`; returns where they are from."""
-    from trainer.run.checkpoints import read_weights
-
-    step = read_weights(source, trainer.checkpoint_items()["model"])
-    initial = {"path": source, "step": step, "weights_sha256": trainer.weights_sha256()}
-    if recorded.initial not in ({}, initial):
-        raise UsageError(
-            f"--init_from={source} has changed since this run began with its weights of step"
-            f" {recorded.initial['step']:,}; give another --model_dir"
-        )
-    agreement.compare({"weights in --init_from": initial["weights_sha256"]})
-    console.line(f"begins with the weights of {source}, step {step:,}")
-    return initial
-
-
 def _train_and_finish(
     plan: Plan,
     devices: Devices,
@@ -159,13 +136,13 @@ def _train_and_finish(
     trainer, reporter = Trainer(plan, devices), SilentReporter()
     checkpoints = Checkpoints(plan, trainer.checkpoint_items(), is_chief=is_chief)
     progress, resumed_from = checkpoints.restore(agreement.from_chief, console)
-    initial = recorded.initial
-    if config.init_from and resumed_from is None:
-        initial = _initial_weights(config.init_from, trainer, recorded, agreement, console)
+    if progress.initial and resumed_from is None:
+        progress.initial["weights_sha256"] = trainer.weights_sha256()
+        agreement.compare({"weights in --init_from": trainer.weights_sha256()})
     if is_chief:
         # Whoever only writes the results may run elsewhere than where the run was trained.
         trained = recorded.resolved if resumed_from == plan.total_steps else None
-        directory.record(plan, devices, dataset, resolved=trained, initial=initial)
+        directory.record(plan, devices, dataset, progress.initial, resolved=trained)
         reporter = Reporter(plan, trainer, dataset, console)
     reporter.start(devices, resumed_from)
     clock.lap("model")

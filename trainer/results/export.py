@@ -1,15 +1,21 @@
-"""The servable model: a SavedModel with preprocessing and temperature inside, checked first."""
+"""The exported models, with preprocessing and temperature inside: a SavedModel, `model.keras`."""
+
+import os
+import pathlib
+import tempfile
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
 from trainer.model import networks
+from trainer.recipes import RECIPES
 from trainer.run import files
 
 _IMAGES = tf.TensorSpec((None, 28, 28), tf.uint8, name="images")
 _IMAGE_BYTES = tf.TensorSpec((None,), tf.string, name="image_bytes")
-CHECKED = 64  # digits whose answers are compared before a model is published
+_CHECKED = 64  # digits
 # Reading back runs the same kernels on other batch sizes, which may round differently; bfloat16
 # keeps 8 bits. A temperature below 1 widens the differences.
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -59,23 +65,26 @@ def publish(
 ) -> None:
     """Writes the SavedModel `path`, which ends in a version as TensorFlow Serving's layout has it.
 
-    `model` is from `networks.build`, its variables outside any strategy, and computes in
-    `precision`. `probabilities`, float [n, 10], are what the trained model answers to `images`,
-    uint8 [n, 28, 28], at this temperature.
+    If it ends in `.keras` it is a file of `keras_classifier`. `model` is from `networks.build`, its
+    variables outside any strategy, and computes in `precision`. `probabilities`, float [n, 10], are
+    what the trained model answers to `images`, uint8 [n, 28, 28], at this temperature.
 
     Raises:
       RuntimeError: what was written, read back, answers differently; nothing is published.
     """
+    write = _write_keras if path.endswith(".keras") else _write_saved_model
+    with files.replacing(path) as temporary:
+        answers = write(model, temporary, temperature, images[:_CHECKED])
+        difference = float(np.abs(answers - probabilities[:_CHECKED]).max())
+        if not difference <= _TOLERANCE[precision] * max(1, 1 / temperature):  # or not a number
+            raise RuntimeError(f"the export's answers differ by {difference:.2g}; not published")
+
+
+def _write_saved_model(model: keras.Model, path: str, temperature: float, images: np.ndarray):
+    """Returns what both signatures of the model that was written answer to `images`."""
     classifier = Classifier(model, temperature)
     signatures = {name: getattr(classifier, name) for name in ("serving_default", "serving_bytes")}
-    with files.replacing(path) as temporary:
-        tf.saved_model.save(classifier, temporary, signatures=signatures)
-        answers = _answers(temporary, images[:CHECKED])
-        check(answers, probabilities[:CHECKED], temperature, precision)
-
-
-def _answers(path: str, images: np.ndarray) -> np.ndarray:
-    """Returns the probabilities of a SavedModel's signatures, float32 [2, n, 10]."""
+    tf.saved_model.save(classifier, path, signatures=signatures)
     signatures = tf.saved_model.load(path).signatures
     contents = tf.stack([tf.io.encode_png(image[..., None]) for image in images])
     answers = [signatures["serving_default"](images=tf.constant(images))]
@@ -83,10 +92,27 @@ def _answers(path: str, images: np.ndarray) -> np.ndarray:
     return np.stack([answer["probabilities"].numpy() for answer in answers])
 
 
-def check(
-    answers: np.ndarray, probabilities: np.ndarray, temperature: float, precision: str
-) -> None:
-    """Raises `RuntimeError` unless answers, float [..., n, 10], are `probabilities` but for rounding."""
-    difference = float(np.abs(answers - probabilities).max())
-    if not difference <= _TOLERANCE[precision] * max(1, 1 / temperature):  # or not a number
-        raise RuntimeError(f"the export's answers differ by {difference:.2g}; not published")
+def _write_keras(model: keras.Model, path: str, temperature: float, images: np.ndarray):
+    """Returns what the model that was written answers to `images`."""
+    with tempfile.TemporaryDirectory() as local:  # Keras reads and writes local files alone
+        file = os.path.join(local, "model.keras")
+        keras_classifier(model, temperature).save(file)
+        files.write_bytes(path, pathlib.Path(file).read_bytes())
+        return keras.models.load_model(file)(images, training=False)
+
+
+def keras_classifier(model: keras.Model, temperature: float) -> keras.Model:
+    """Returns `Classifier` of Keras's own layers: uint8 [n, 28, 28] to probabilities [n, 10].
+
+    The layer of the network's name is `model`, from `networks.build` without XLA: pixels between 0
+    and 1 to logits. If the recipe says so it sees digits moved by `SHIFTS`, as in the SavedModel.
+    """
+    images = keras.Input((28, 28), dtype="uint8", name="images")
+    pixels = layers.Rescaling(1 / 255, name="pixels")(images)
+    logits = model(pixels)
+    if RECIPES[model.name].test_time_shifts:
+        wide = layers.ZeroPadding2D(1)(layers.Reshape((28, 28, 1))(pixels))
+        crops = [layers.Cropping2D(((y, 2 - y), (x, 2 - x)))(wide) for y, x in networks.SHIFTS]
+        logits = layers.Average()([model(layers.Reshape((28, 28))(crop)) for crop in crops])
+    calibrated = layers.Rescaling(1 / temperature, name="temperature")(logits)
+    return keras.Model(images, layers.Softmax(name="probabilities")(calibrated), name="digits")

@@ -32,16 +32,24 @@ _STYLE = {
     **{"svg.fonttype": "none", "svg.hashsalt": "number-recognition-trainer"},
 }
 _DPI = 100
-_SIDE, _TOP = 560, 62  # of a figure of the report, in its pixels; room for its title
-# TensorBoard shows pictures as wide as this, and scales others without smoothing.
-_TENSORBOARD_WIDTH = 350
+_SIZE = 5.4, 5.5  # inches of a figure of the report; its title takes _TOP units of 0.01 inch
+_TOP = 62
+_TENSORBOARD = 350  # pixels: the width of TensorBoard's cards, which scale without smoothing
 _CENTERED = {"ha": "center", "va": "center"}
+# A digit and its caption in a mosaic, in pixels of the digit; each is drawn three units wide.
+_CELL_WIDTH, _CELL_HEIGHT, _SCALE = 36, 41, 3
 
 CAPTIONS = {
     "confusion_matrix": "What each digit was read as",
     "history": "Loss and accuracy by epoch",
     "mistakes": "The most confident mistakes",
     "calibration": "Is its confidence honest?",
+}
+_NOTES = {
+    "confusion_matrix": "At the right: how many of each were read right.",
+    "history": "Training: while it goes on. Validation: at the end of each epoch.",
+    "mistakes": "{shown} of {mistakes:,}.",
+    "calibration": "Confidence is off by {error:.1f} points on average.",
 }
 
 
@@ -53,7 +61,7 @@ def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
     if len(wrong):
         sections[f"Mistakes: {which} {len(wrong):,}"] = wrong[:30]
     with matplotlib.rc_context(_STYLE):
-        figure = _digits(images, result, sections, width=1086, columns=10, top=60, smooth=True)
+        figure = _digits(images, result, sections, columns=10, top=60, smooth=True)
         figure.axes[0].text(6, 40, title, size=15, weight="bold")
         FigureCanvasAgg(figure).print_png(file, pil_kwargs={"compress_level": 3})
     return file.getvalue()
@@ -61,14 +69,17 @@ def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
 
 def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndarray]:
     """Returns TensorBoard's pictures, uint8 [h, w, 3]: confusion matrix, 8 surest mistakes."""
-    width, chosen = _TENSORBOARD_WIDTH, {"": result.mistakes[:8]}
-    with matplotlib.rc_context(_STYLE | {"font.size": 8}):
+    drawn = {}
+    with matplotlib.rc_context(_STYLE):
         # Most of the time goes into text, so the matrix has the numbers of frequent mistakes only.
-        drawn = {"confusion_matrix": _confusion(result.confusion, width=width, cell=30, edge=42)}
+        with matplotlib.rc_context({"font.size": 11}):
+            drawn["confusion_matrix"] = _confusion(result.confusion, complete=False)
         if len(result.mistakes):
-            drawn["mistakes"] = _digits(images, result, chosen, width=width, columns=4, scale=2)
+            drawn["mistakes"] = _digits(images, result, {"": result.mistakes[:8]}, columns=4)
         canvases = {name: FigureCanvasAgg(figure) for name, figure in drawn.items()}
         for canvas in canvases.values():
+            # Not a whole number: one that rounding leaves just below would lose a pixel.
+            canvas.figure.set_dpi((_TENSORBOARD + 0.1) / canvas.figure.get_figwidth())
             canvas.draw()
     return {name: np.asarray(c.buffer_rgba())[..., :3] for name, c in canvases.items()}
 
@@ -90,31 +101,22 @@ def report_figures(
 ) -> dict[str, str]:
     """Returns SVG by the names of `CAPTIONS`; images are test digits, uint8 [n, 28, 28]."""
     count, chosen = len(result.mistakes), {"": result.mistakes[:20]}
-    notes = {
-        "confusion_matrix": "At the right: how many of each were read right.",
-        "history": "Of training while it goes on; of validation after each epoch.",
-        "mistakes": f"All {count:,}." if count <= 20 else f"20 of {count:,}.",
-        "calibration": "Confidence is off by"
-        f" {100 * result.calibration_error:.1f} points on average.",
-    }
-    if not count:
-        notes["mistakes"] = "Not one mistake in the test set."
+    values = {"shown": min(20, count), "mistakes": count, "error": 100 * result.calibration_error}
     with matplotlib.rc_context(_STYLE):
         drawn = {
-            "confusion_matrix": _confusion(
-                result.confusion, width=_SIDE, cell=43, edge=60, top=_TOP - 10, complete=True
-            ),
+            "confusion_matrix": _confusion(result.confusion, complete=True),
             "history": _history(history),
-            "mistakes": _digits(images, result, chosen, width=_SIDE, columns=5, top=_TOP),
+            "mistakes": _digits(images, result, chosen, columns=5, top=_TOP),
             "calibration": _calibration(result.reliability),
         }
+        notes = {name: note.format(**values) for name, note in _NOTES.items()}
         return {name: _svg(drawn[name], CAPTIONS[name], notes[name]) for name in CAPTIONS}
 
 
 def _svg(figure: Figure, title: str, note: str) -> str:
-    height = figure.get_figheight() * _DPI
-    figure.text(6 / _SIDE, 1 - 22 / height, title, size=11, weight="bold")
-    figure.text(6 / _SIDE, 1 - 42 / height, note, color=MUTED)
+    unit = 1 / (figure.get_figheight() * _DPI)
+    figure.text(0.01, 1 - 22 * unit, title, size=11, weight="bold")
+    figure.text(0.01, 1 - 42 * unit, note, color=MUTED)
     file = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", metadata={"Title": title, **no_metadata})
@@ -140,35 +142,26 @@ def _digits(
     result: Evaluation,
     sections: Mapping[str, np.ndarray],
     *,
-    width: int,
     columns: int,
-    scale: int = 3,
     top: int = 6,
     smooth: bool = False,
 ) -> Figure:
-    """Draws framed, captioned digits: below each heading those of the indices.
-
-    The figure is `width` units wide, and a digit's pixel `scale`; the digits begin `top` units from
-    above.
-    """
-    left, edge, caption = 6, 28 * scale, 39
-    cell_width, cell_height = (width - left) // (columns * scale), 28 + caption // scale
+    """Draws framed, captioned digits from `top` down: below each heading those of the indices."""
+    width, height, edge = _CELL_WIDTH * _SCALE, _CELL_HEIGHT * _SCALE, 28 * _SCALE
     rows = sum(-(-len(chosen) // columns) for chosen in sections.values())
-    height = top + 40 * sum(map(bool, sections)) + rows * cell_height * scale
-    figure, axes = _canvas(width, height)
+    figure, axes = _canvas(columns * width, top + 40 * sum(map(bool, sections)) + rows * height)
     style = {"norm": Normalize(0, 255), "interpolation": "bilinear" if smooth else "none"}
     frames, colors = [], []
     for heading, chosen in sections.items():
-        axes.text(left, top + 22, heading, size=11, color=MUTED)
+        axes.text(6, top + 22, heading, size=11, color=MUTED)
         top += 40 * bool(heading)
-        paper = 255 - mosaic(images[chosen], columns, cell_width, cell_height)
-        bottom = top + paper.shape[0] * scale
+        paper = 255 - mosaic(images[chosen], columns, _CELL_WIDTH, _CELL_HEIGHT)
+        bottom = top + paper.shape[0] * _SCALE
         if len(chosen):
-            extent = (left, left + paper.shape[1] * scale, bottom, top)
+            extent = (6, 6 + columns * width, bottom, top)
             axes.imshow(paper, "gray", extent=extent, aspect="auto", **style)
         for place, example in enumerate(chosen):
-            x = left + place % columns * cell_width * scale
-            y = top + place // columns * cell_height * scale
+            x, y = 6 + place % columns * width, top + place // columns * height
             answer, label = result.probabilities[example], result.labels[example]
             right = answer.argmax() == label
             frames.append([(x, y), (x + edge, y), (x + edge, y + edge), (x, y + edge)])
@@ -183,41 +176,39 @@ def _digits(
     return figure
 
 
-def _confusion(
-    confusion: np.ndarray, *, width: int, cell: int, edge: int, top: int = 0, complete: bool = False
-) -> Figure:
-    """Draws the matrix; `complete` with each class's accuracy and the numbers of rare mistakes.
-
-    The figure is `width` units wide, and a class `cell`; the headings take `edge`, below `top`.
-    """
+def _confusion(confusion: np.ndarray, *, complete: bool) -> Figure:
+    """Draws the matrix; `complete` with each class's accuracy and the numbers of rare mistakes."""
+    cell, edge, top = 43, 62, _TOP - 10 if complete else 0
     diagonal = np.eye(10, dtype=bool)
     wrong = np.where(diagonal, 0, confusion)
     recall = confusion.diagonal() / np.maximum(confusion.sum(1), 1)
     shares = np.where(diagonal, recall, np.sqrt(wrong / max(wrong.max(), 1)))
     tints = np.where(diagonal[..., None], to_rgb(BLUE), to_rgb(ORANGE))
-    figure, axes = _canvas(width, top + edge + 10 * cell + 8)
+    right = 52 if complete else 8
+    figure, axes = _canvas(edge + 10 * cell + right, top + edge + 10 * cell + 8)
     lines = edge + np.arange(11) * cell
     colors = 1 - 0.85 * shares[..., None] * (1 - tints)
     axes.pcolormesh(lines, top + lines, colors, edgecolors="white", linewidth=2)
-    columns = lines[:10] + cell / 2
-    rows = top + columns
-    axes.text(lines[5], top + 0.25 * edge, "read as", color=MUTED, **_CENTERED)
-    axes.text(0.25 * edge, top + lines[5], "is", color=MUTED, **_CENTERED)
-    for digit in range(10):
-        axes.text(columns[digit], top + 0.73 * edge, digit, weight="bold", **_CENTERED)
-        axes.text(0.73 * edge, rows[digit], digit, weight="bold", **_CENTERED)
+    centers = lines[:10] + cell / 2
+    axes.text(lines[5], top + 16, "read as", color=MUTED, **_CENTERED)
+    axes.text(16, top + lines[5], "is", color=MUTED, **_CENTERED)
+    for digit, center in enumerate(centers):
+        axes.text(center, top + 46, digit, weight="bold", **_CENTERED)
+        axes.text(46, top + center, digit, weight="bold", **_CENTERED)
         if complete:
-            axes.text(lines[10] + 32, rows[digit], f"{recall[digit]:.1%}", color=MUTED, **_CENTERED)
+            text = f"{recall[digit]:.1%}"
+            axes.text(lines[10] + 26, top + center, text, color=MUTED, **_CENTERED)
     least = 1 if complete else max(1, wrong.max() / 3)
     for row, column in np.argwhere((confusion >= least) | diagonal & (confusion > 0)):
         color = "white" if row == column and recall[row] > 0.8 else INK
-        axes.text(columns[column], rows[row], confusion[row, column], color=color, **_CENTERED)
+        x, y, number = centers[column], top + centers[row], confusion[row, column]
+        axes.text(x, y, number, color=color, **_CENTERED)
     return figure
 
 
 def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
-    figure = Figure((_SIDE / _DPI, _SIDE / _DPI), dpi=_DPI)
-    room = {"left": 0.1, "right": 0.97, "top": 0.86, "bottom": 0.08, "hspace": 0.25}
+    figure = Figure(_SIZE, dpi=_DPI)
+    room = {"left": 0.12, "right": 0.97, "top": 0.85, "bottom": 0.09, "hspace": 0.3}
     panels = figure.subplots(2, sharex=True, gridspec_kw=room)
     parts = {"training": ("train", BLUE, "o-"), "validation": ("validation", ORANGE, "s--")}
     epochs = [row["epoch"] for row in history]
@@ -238,8 +229,8 @@ def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 def _calibration(reliability: np.ndarray) -> Figure:
     confidence, accuracy, counts = reliability.T
-    figure = Figure((_SIDE / _DPI, _SIDE / _DPI), dpi=_DPI)
-    axes = figure.add_axes((0.12, 0.08, 0.85, 0.79), xlim=(0, 1.04), ylim=(0, 1.04))
+    figure = Figure(_SIZE, dpi=_DPI)
+    axes = figure.add_axes((0.12, 0.09, 0.85, 0.78), xlim=(0, 1.04), ylim=(0, 1.04))
     axes.plot([0, 1], [0, 1], "--", color=MUTED, label="as confident as right")
     axes.vlines(confidence, confidence, accuracy, colors=ORANGE, linewidth=2, label="gap")
     sizes = 15 + 200 * np.sqrt(counts / counts.sum())

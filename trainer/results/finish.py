@@ -16,7 +16,7 @@ from trainer.plan import Plan
 from trainer.process.clock import Clock
 from trainer.process.console import Console, counted
 from trainer.recipes import RECIPES
-from trainer.results import evaluation, export, figures, keras_export, report
+from trainer.results import evaluation, export, figures, report
 from trainer.results.evaluation import Evaluation
 from trainer.results.reporter import Reporter
 from trainer.run import directory as run_directory
@@ -54,10 +54,8 @@ def finish(
     model = networks.build(config.model, precision=plan.precision, seed=config.seed)
     model.set_weights(trainer.model.get_weights())
     answers = temperature, images, result.probabilities, plan.precision
-    path = files.join(config.model_dir, run_directory.SAVED_MODEL, str(progress.step))
-    export.publish(model, path, *answers)
-    path = files.join(config.model_dir, run_directory.KERAS_MODEL)
-    keras_export.publish(model, path, *answers)
+    for name in (files.join(run_directory.SAVED_MODEL, str(progress.step)), run_directory.KERAS):
+        export.publish(model, files.join(config.model_dir, name), *answers)
     clock.lap("export")
     metrics = _metrics(plan, trainer, dataset, progress, result)
     metrics |= {"temperature": temperature, "resumed_from_step": resumed_from}

@@ -36,44 +36,7 @@ def page(
         figures={figures.CAPTIONS[name]: svg for name, svg in encoded.items()},
         directory=directory,
         saved_model=files.join(directory, run_directory.SAVED_MODEL),
-        keras_model=files.join(directory, run_directory.KERAS_MODEL),
-        origin=_origin(metrics, record),
-        checksums=_checksums(metrics, record),
+        keras_model=files.join(directory, run_directory.KERAS),
+        finished=time.strftime("%d %B %Y, %H:%M UTC", time.gmtime()).lstrip("0"),
+        command=shlex.join(sys.orig_argv),
     )
-
-
-def _origin(metrics: Mapping[str, Any], record: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Returns when, how, where and by what the run was made, by headings."""
-    resolved, versions, initial = record["resolved"], record["versions"], record["initial_weights"]
-    processor = resolved.get("processor") or resolved["devices"]
-    strategy, xla = resolved["strategy"], resolved["jit_compile"]
-    found = {
-        "Finished": time.strftime("%d %B %Y, %H:%M UTC", time.gmtime()).lstrip("0"),
-        "Command": shlex.join(sys.orig_argv),
-        "Processor": f"{processor}, {counted(resolved['cpus'], 'CPU')}",
-        "Devices": f"{counted(resolved['replicas'], 'replica')} on"
-        f" {counted(resolved['workers'], 'worker')}, strategy {strategy}",
-        "Computed in": f"{resolved['precision']}, compiled by XLA: {xla}",
-        "Data": f"{record['data']['name']}, {record['data']['source']}",
-    }
-    if initial:
-        found["Begun with"] = f"the weights of {initial['path']}, step {initial['step']:,}"
-    if metrics["resumed_from_step"] is not None:
-        found["Resumed"] = f"at step {metrics['resumed_from_step']:,}"
-    names = {"python": "Python", "tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy"}
-    return found | {
-        "Code": f"trainer {versions['trainer']}; the SHA-256 of the files that decide the weights"
-        f" begins with {versions['code']}",
-        "Software": ", ".join(f"{title} {versions[name]}" for name, title in names.items()),
-        "System": versions["platform"],
-    }
-
-
-def _checksums(
-    metrics: Mapping[str, Any], record: Mapping[str, Mapping[str, Any]]
-) -> dict[str, str]:
-    """Returns the SHA-256 of all that the run read and made, by what it is of."""
-    found = {"final weights": metrics["weights_sha256"]}
-    if record["initial_weights"]:
-        found["weights it began with"] = record["initial_weights"]["weights_sha256"]
-    return found | {name.replace("_", " "): each for name, each in record["data"]["sha256"].items()}

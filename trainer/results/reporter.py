@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +23,7 @@ from trainer.run.checkpoints import Progress
 
 _INPUT_DIGITS = 128
 _EMBEDDED = 500  # digits in the projector, whose file is text
-_LOSSES = {
+_MEANINGS = {
     "loss": "Mean cross-entropy in nats. Not calibrated, so that all curves can be compared.",
     "calibrated_loss": "The loss at the temperature of the export: `test_loss` of metrics.json.",
 }
@@ -126,31 +125,24 @@ class Reporter:
         held_out = slice(self._plan.examples, None)
         images, labels = self._dataset.train_images[held_out], self._dataset.train_labels[held_out]
         result = evaluation.evaluate(self._trainer.logits(images), labels)
-        self._answers("validation", images, result, {"loss": result.loss}, step)
+        self._answers("validation", images, result, step, loss=result.loss)
         return result
 
     def _answers(
-        self,
-        part: str,
-        images: np.ndarray,
-        result: Evaluation,
-        losses: Mapping[str, float],
-        step: int,
+        self, part: str, images: np.ndarray, result: Evaluation, step: int, **losses: float
     ) -> None:
-        points = [scalar_pb(name, loss, _LOSSES[name]) for name, loss in losses.items()]
-        self._events.add(part, [*points, scalar_pb("accuracy", result.accuracy)], step)
+        values = {"accuracy": result.accuracy, **losses}
+        points = [scalar_pb(name, value, _MEANINGS.get(name)) for name, value in values.items()]
+        self._events.add(part, points, step)
         with self._events.writer(part).as_default(step):
             for tag, picture in figures.answer_pictures(images, result).items():
                 tf.summary.image(tag, picture[None])
 
     def tested(self, progress: Progress, result: Evaluation, loss: float) -> None:
-        """Adds the test's result, projector, HParams record, all on disk.
-
-        `result` is calibrated, as in `metrics.json`; `loss` is that of the logits as they are.
-        """
+        """Adds the test's calibrated `result`, its raw `loss`, projector, HParams, all on disk."""
         images, labels = self._dataset.test_images, self._dataset.test_labels
         losses = {"loss": loss, "calibrated_loss": result.loss}
-        self._answers("test", images, result, losses, progress.step)
+        self._answers("test", images, result, progress.step, **losses)
         pixels = tf.cast(images[:_EMBEDDED], tf.float32) / 255
         features = networks.features(self._trainer.model, pixels).numpy()
         answers = zip(labels[:_EMBEDDED], result.probabilities[:_EMBEDDED].argmax(1), strict=True)

@@ -31,7 +31,8 @@ class Progress:
 
     Steady are examples and seconds after the first call of the loop, which includes compilation.
     `epoch_loss` and `epoch_correct` are sums of mean loss and accuracy over the steps of the epoch
-    under way; `history` has a row for each finished epoch, as in `history.csv`.
+    under way; `history` has a row for each finished epoch, as in `history.csv`; `initial` has path,
+    step and SHA-256 of the weights that the run began with if they are another run's.
     """
 
     step: int = 0
@@ -41,6 +42,7 @@ class Progress:
     epoch_loss: float = 0.0
     epoch_correct: float = 0.0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    initial: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Checkpoints:
@@ -58,6 +60,7 @@ class Checkpoints:
             copies = tf.nest.map_structure(lambda item: tf.Variable(item, trainable=False), items)
         self._variables, self._copies = tf.nest.flatten(items), tf.nest.flatten(copies)
         self._checkpoint = tf.train.Checkpoint(progress=self._progress, **items)
+        self._weights = tf.train.Checkpoint(model=items["model"])
         self._copied = tf.train.Checkpoint(progress=self._progress, **copies)
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._writing: Future | None = None
@@ -92,7 +95,7 @@ class Checkpoints:
                     f"--resume=must, but none of the {damaged} checkpoints in {config.model_dir}"
                     " can be read; restore one, or let --resume=auto begin again"
                 )
-            return Progress(), None
+            return Progress(initial=self._read_initial(console) if config.init_from else {}), None
         if progress is None or progress.step != agreed:
             progress = self._read(agreed)
         if agreed > self._plan.total_steps:
@@ -112,6 +115,20 @@ class Checkpoints:
         except _DAMAGE as error:
             reason = (str(error) or repr(error)).splitlines()[0][:120]
             raise ClusterError(f"{path} cannot be read ({reason})") from None
+
+    def _read_initial(self, console: Console) -> dict[str, Any]:
+        """Gives the model the newest weights of the run in `--init_from` that can be read."""
+        path, reason = self._plan.config.init_from, "no checkpoint"
+        for step in run_directory.checkpoint_steps(path):
+            name = f"{run_directory.CHECKPOINT_PREFIX}{step}"
+            try:
+                file = files.join(path, run_directory.CHECKPOINTS, name)
+                self._weights.read(file).assert_existing_objects_matched()
+                console.line(f"begins with the weights of {path}, step {step:,}")
+                return {"path": path, "step": step}
+            except _DAMAGE as error:
+                reason = (str(error) or repr(error)).splitlines()[0][:120]
+        raise UsageError(f"--init_from={path} has no weights for this network ({reason})")
 
     def _path(self, step: int) -> str:
         return files.join(self._directory, f"{run_directory.CHECKPOINT_PREFIX}{step}")
@@ -158,25 +175,6 @@ class Checkpoints:
             match = _FILE.fullmatch(name)
             if match and int(match[1]) not in kept:
                 files.remove(files.join(self._directory, name))
-
-
-def read_weights(path: str, variables: list[tf.Variable]) -> int:
-    """Gives a model's variables the values in the newest checkpoint that is whole of the run `path`.
-
-    Returns its step. Raises `UsageError` if there is none, or it is of another network.
-    """
-    checkpoint, reason = tf.train.Checkpoint(model=variables), "it has no checkpoint"
-    for step in run_directory.checkpoint_steps(path):
-        name = f"{run_directory.CHECKPOINT_PREFIX}{step}"
-        try:
-            file = files.join(path, run_directory.CHECKPOINTS, name)
-            checkpoint.read(file).assert_existing_objects_matched()
-            return step
-        except _DAMAGE as error:
-            reason = (str(error) or repr(error)).splitlines()[0][:120]
-    raise UsageError(
-        f"--init_from={path} has no weights that fit this network ({reason}); name another run"
-    )
 
 
 def last_is_readable(directory: str) -> bool:

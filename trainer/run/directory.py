@@ -24,10 +24,10 @@ from trainer.process.startup import available_cpus
 from trainer.run import files, identity
 
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
-CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
-SAVED_MODEL, KERAS_MODEL = "saved_model", "model.keras"
-PREDICTIONS, FIGURES, REPORT = "predictions.png", "figures", "report.html"
+CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
+PREDICTIONS, FIGURES, REPORT, KERAS = "predictions.png", "figures", "report.html", "model.keras"
 CHECKPOINT_PREFIX = "step-"
+Record = Mapping[str, Any]
 
 
 class State(enum.Enum):
@@ -44,15 +44,13 @@ class Recorded:
     """The run that a directory holds: what `config.json` and `metrics.json` say.
 
     `resolved` is what `auto` became, with the devices and the cluster it was last trained on;
-    `data` has the data set's name and checksums; `initial` says where the weights are from that it
-    began with, if they are another run's; `epochs` is 0 until the run has finished.
+    `data` has the data set's name and checksums; `epochs` is 0 until the run has finished.
     """
 
     state: State = State.NEW
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    initial: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     epochs: int = 0
 
 
@@ -76,11 +74,12 @@ def examine(
     """
     path = config.model_dir
     recorded = read(path) if path else Recorded()
+    if config.init_from and not (path and checkpoint_steps(path)):
+        _check_source(config.init_from, config.model)
     if recorded.state is State.NEW:
         if config.resume == "must":
             where = path or "a new directory"
             raise UsageError(f"--resume=must, but {where} holds no run; name one that does")
-        _check_source(config)
         return recorded
     if config.resume == "never":
         raise UsageError(f"--resume=never, but {path} holds a run; give another --model_dir")
@@ -88,22 +87,17 @@ def examine(
     identity.check_same_run(config, recorded.config, data_sha256 or {}, known)
     if recorded.epochs >= config.epochs:
         return recorded
-    steps = checkpoint_steps(path)
-    if not steps:
-        _check_source(config)
-    state = State.TRAINED if steps[:1] == [last_step] else State.RESUMABLE
-    return dataclasses.replace(recorded, state=state)
+    trained = checkpoint_steps(path)[:1] == [last_step]
+    return dataclasses.replace(recorded, state=State.TRAINED if trained else State.RESUMABLE)
 
 
-def _check_source(config: Config) -> None:
-    """Raises `UsageError` unless the run of `--init_from`, if any, has weights of this network."""
-    if not (source := config.init_from):
-        return
-    model = read(source).config.get("model")
-    if not model or not checkpoint_steps(source):
-        raise UsageError(f"--init_from={source} holds no run with a checkpoint; name one that does")
-    if model != config.model:
-        raise UsageError(f"--init_from={source} holds weights of {model}; use --model={model}")
+def _check_source(path: str, model: str) -> None:
+    """Raises `UsageError` unless the run in `path` has weights for this model."""
+    found = read(path).config.get("model")
+    if not found or not checkpoint_steps(path):
+        raise UsageError(f"--init_from={path} holds no run with a checkpoint; name one that does")
+    if found != model:
+        raise UsageError(f"--init_from={path} holds weights of {found}; use --model={found}")
 
 
 def check_path(path: str, *, write: bool) -> None:
@@ -142,7 +136,7 @@ def read(path: str) -> Recorded:
             return Recorded()
         record = json.loads(text)
         config, resolved, data = ({**record[name]} for name in ("config", "resolved", "data"))
-        data["sha256"], initial = {**data.get("sha256", {})}, {**record.get("initial_weights", {})}
+        data["sha256"] = {**data.get("sha256", {})}
         if resolved.get("precision", "float32") not in PRECISIONS:
             raise ValueError(f"precision is {resolved['precision']}")
         file = files.join(path, METRICS)
@@ -155,7 +149,7 @@ def read(path: str) -> Recorded:
             f"{file} cannot be read ({error!r:.100}); move it away or give another --model_dir"
         ) from None
     state = State.FINISHED if epochs else State.RESUMABLE
-    return Recorded(state, config, resolved, data, initial, epochs)
+    return Recorded(state, config, resolved, data, epochs)
 
 
 def checkpoint_steps(path: str) -> list[int]:
@@ -166,16 +160,11 @@ def checkpoint_steps(path: str) -> list[int]:
 
 
 def record(
-    plan: Plan,
-    devices: Devices,
-    dataset: Dataset,
-    *,
-    resolved: Mapping[str, Any] | None = None,
-    initial: Mapping[str, Any] | None = None,
+    plan: Plan, devices: Devices, dataset: Dataset, initial: Record, *, resolved: Record | None
 ) -> None:
     """Writes `config.json`; `resolved` is what was recorded before, if training is over.
 
-    `initial` says whose weights the run began with, if they are another run's.
+    `initial` is `Progress.initial`.
     """
     resolved = resolved or {
         "precision": plan.precision,
@@ -191,7 +180,7 @@ def record(
         "config": plan.config.to_dict(),
         "resolved": dict(resolved),
         "data": {"name": dataset.name, "source": dataset.source, "sha256": dict(dataset.sha256)},
-        "initial_weights": dict(initial or {}),
+        "initial_weights": dict(initial),
         "versions": identity.versions(),
     }
     files.remove_leftovers(plan.config.model_dir)
