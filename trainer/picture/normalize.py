@@ -3,8 +3,6 @@
 import cv2
 import numpy as np
 
-from trainer.picture.find import resize
-
 FIELD, DIGIT = 28, 20  # pixels: MNIST's field and the longer side of the digit in it
 # A tenth of MNIST's digits have thinner strokes than the first and half than the second, in pixels.
 MIN_STROKE, STROKE = 1.9, 2.4
@@ -28,6 +26,14 @@ def to_mnist(ink: np.ndarray) -> np.ndarray:
     room = FIELD - np.array(ink.shape)
     offset = np.clip(np.rint(FIELD / 2 - centre), 0, room).astype(int)
     return np.pad(np.rint(255 * ink).astype(np.uint8), np.transpose([offset, room - offset]))
+
+
+def resize(array: np.ndarray, longer: int) -> np.ndarray:
+    """Returns `array` as float32 with its longer side `longer` pixels, antialiased."""
+    factor = longer / max(array.shape)
+    size = [max(1, round(side * factor)) for side in reversed(array.shape)]
+    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return cv2.resize(array, size, interpolation=way).astype(np.float32)
 
 
 def _full_ink(ink: np.ndarray) -> float:
