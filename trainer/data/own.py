@@ -12,6 +12,7 @@ from trainer.data.catalog import sha256
 from trainer.data.sources import Found
 from trainer.errors import DataError
 
+_SIDE = 400  # pixels: the longer side of a picture in which ink is looked for
 _TEST = "1a"  # digests below this, one in ten, make a picture a test digit
 
 
@@ -57,10 +58,23 @@ def _pictures(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
 
 
 def _field(path: pathlib.Path) -> np.ndarray | str:
-    """Returns the digit in a picture, uint8 [28, 28], or why there is none."""
-    from trainer import picture  # imports OpenCV; other data sets need none
+    """Returns the digit in a picture, uint8 [28, 28] in white on black, or why there is none."""
+    import cv2  # other data sets need none of these
+
+    from trainer.picture import decode, ink, normalize
 
     try:
-        return picture.read_digit(str(path))
+        pixels = cv2.cvtColor(decode(str(path)).pixels, cv2.COLOR_RGB2GRAY)
     except DataError as error:
         return f"{path} {error}"
+    gray = normalize.resize(pixels, _SIDE).clip(0, 255).astype(np.uint8)
+    # Ink covers less than the ground: it is light if the middle grey level is a dark one.
+    strength, _ = ink.separate(gray, light=np.median(gray) < np.mean([gray.min(), gray.max()]))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(ink.strokes(strength))
+    if count == 1:
+        return f"{path} shows no digit; draw or photograph one with more contrast"
+    areas = stats[:, cv2.CC_STAT_AREA] * (np.arange(count) > 0)
+    digit = np.isin(labels, np.flatnonzero(areas > 0.1 * areas.max())).astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(digit)
+    strength *= cv2.dilate(digit, np.ones((3, 3), np.uint8))  # with the strokes' soft edges
+    return normalize.to_mnist(strength[top : top + height, left : left + width])
