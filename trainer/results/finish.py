@@ -23,6 +23,9 @@ from trainer.run import directory as run_directory
 from trainer.run import files
 from trainer.run.checkpoints import Progress
 
+# The loss of digits that are all read right falls for ever with the temperature.
+_MISTAKES_TO_FIT = 5
+
 
 def finish(
     plan: Plan,
@@ -43,9 +46,10 @@ def finish(
     config, images, labels = plan.config, dataset.test_images, dataset.test_labels
     logits = trainer.logits(images)
     temperature = RECIPES[config.model].temperature
-    if config.validation_examples:
-        held_out = trainer.logits(dataset.train_images[plan.examples :])
-        temperature = evaluation.fit_temperature(held_out, dataset.train_labels[plan.examples :])
+    held_out = trainer.logits(dataset.train_images[plan.examples :])
+    expected = dataset.train_labels[plan.examples :]
+    if (held_out.argmax(1) != expected).sum() >= _MISTAKES_TO_FIT:
+        temperature = evaluation.fit_temperature(held_out, expected)
     result = evaluation.evaluate(logits, labels, temperature)
     clock.lap("test")
     reporter.tested(progress, result, evaluation.evaluate(logits, labels).loss)
@@ -126,8 +130,11 @@ def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> 
             "        hardly better than guessing; try more --epochs, or a lower --learning_rate"
             f" than {config.learning_rate:g}"
         )
-    held_out, rate = config.validation_examples, metrics["examples_per_second"]
-    origin = "fitted on the validation digits" if held_out else "the recipe's: no validation digits"
+    rate, fitted = metrics["examples_per_second"], "fitted on the validation digits"
+    constant = metrics["temperature"] == RECIPES[config.model].temperature
+    origin = (
+        "the recipe's: too few validation digits are misread to fit one" if constant else fitted
+    )
     speed = f" at {rate:,} digits/s" if rate else ""
     whole = "in all" if metrics["resumed_from_step"] is None else "since it was resumed"
     path, parent = config.model_dir, os.path.dirname(config.model_dir)
