@@ -24,8 +24,9 @@ from trainer.process.startup import available_cpus
 from trainer.run import files, identity
 
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
+KERAS = "model.keras"
 CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
-PREDICTIONS, FIGURES, REPORT, KERAS = "predictions.png", "figures", "report.html", "model.keras"
+PREDICTIONS, FIGURES, REPORT = "predictions.png", "figures", "report.html"
 CHECKPOINT_PREFIX = "step-"
 Record = Mapping[str, Any]
 
