@@ -28,12 +28,21 @@ def progress(step: int) -> Progress:
 class Job:
     """What training changes, and the checkpoints of a run at most 100 steps long."""
 
-    def __init__(self, run: pathlib.Path | str, *, is_chief: bool = True, **flags: object):
-        config = Config(model_dir=str(run), **flags)
+    def __init__(
+        self,
+        run: pathlib.Path | str,
+        *,
+        is_chief: bool = True,
+        data: str = "mine",
+        size: int = 50,
+        **flags: object,
+    ):
+        config = Config(model_dir=str(run), **flags).resolved()
+        files.write_text(files.join(str(run), "config.json"), "{}")
         plan = types.SimpleNamespace(config=config, total_steps=100)
-        self.variables = [tf.Variable(tf.zeros((50, 50))) for _ in range(3)]
+        self.variables = [tf.Variable(tf.zeros((size, size))) for _ in range(3)]
         items = {"model": self.variables[:1], "momentum": self.variables[1:]}
-        self.checkpoints = Checkpoints(plan, items, is_chief=is_chief)
+        self.checkpoints = Checkpoints(plan, items, {"images": data}, is_chief=is_chief)
         self.warnings: list[str] = []
 
     def save(self, *steps: int) -> None:
@@ -83,12 +92,18 @@ def lose(path: pathlib.Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("place", ["local", "ram"])
-def test_everything_comes_back_to_the_last_bit(run: pathlib.Path, place: str) -> None:
-    where = run if place == "local" else "ram://checkpoints-test/run"
+@pytest.mark.parametrize("name", ["run", "exp[lr=0.1]", "back\\slash", "[*]?"])
+@pytest.mark.parametrize("local", [True, False])
+def test_everything_comes_back_to_the_last_bit(
+    tmp_path: pathlib.Path, name: str, local: bool
+) -> None:
+    """Whatever the directory is called: TensorFlow's reader takes a path for a pattern."""
+    where = files.join(str(tmp_path) if local else "ram://checkpoints-test", name)
     assert Job(where).restored() is None
     Job(where).save(10, 20)
-    assert Job(where).restored() == 20
+    job = Job(where)
+    assert (job.restored(), job.warnings) == (20, [])
+    assert last_is_readable(where)
 
 
 def test_what_is_saved_is_of_the_moment_and_seen_only_when_all_of_it_is_written(
@@ -118,9 +133,8 @@ def test_what_is_saved_is_of_the_moment_and_seen_only_when_all_of_it_is_written(
 
 @pytest.mark.parametrize("then", ["wait", "save"])
 def test_what_goes_wrong_while_it_is_written_is_told_once(run: pathlib.Path, then: str) -> None:
-    run.mkdir()
-    (run / "checkpoints").write_text("a file where the directory should be")
     checkpoints = Job(run).checkpoints
+    (run / "checkpoints").write_text("a file where the directory should be")
     checkpoints.save(progress(10))
     with pytest.raises(FileExistsError):
         checkpoints.wait() if then == "wait" else checkpoints.save(progress(20))
@@ -173,18 +187,27 @@ def test_a_process_that_dies_between_two_files_leaves_no_index_without_data(
 @pytest.mark.parametrize(
     ("damage", "name"), [(flip, DATA), (cut, DATA), (lose, DATA), (cut, INDEX)]
 )
-def test_a_damaged_one_is_told_and_passed_over_and_goes_with_the_next(
+def test_one_that_cannot_be_read_is_told_and_passed_over_and_stays(
     run: pathlib.Path, damage: Callable[[pathlib.Path], None], name: str
 ) -> None:
+    """It may be whole, and only this process cannot read it: the next one tries it again."""
     Job(run).save(10, 20)
     assert last_is_readable(str(run))
-    damage(run / "checkpoints" / f"step-20{name}")
+    path = run / "checkpoints" / f"step-20{name}"
+    whole = path.read_bytes()
+    damage(path)
     assert not last_is_readable(str(run))
-    job = Job(run)
+    job = Job(run, keep_checkpoints=2)
     assert job.restored() == 10
     assert str(run / "checkpoints" / "step-20") in job.warnings[0]
-    job.save(15)
-    assert_holds(run, 10, 15)
+    job.save(13, 16)
+    state = tf.train.get_checkpoint_state(str(run / "checkpoints"))
+    assert [pathlib.Path(each).name for each in state.all_model_checkpoint_paths] == [
+        *("step-13", "step-16")
+    ]
+    path.write_bytes(whole)
+    assert Job(run, keep_checkpoints=1).restored() == 20
+    assert_holds(run, 20)
 
 
 @pytest.mark.parametrize("resume", ["auto", "must"])
@@ -200,12 +223,27 @@ def test_if_all_are_damaged_the_run_begins_again_unless_it_must_resume(
     assert len(job.warnings) == 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"seed": 7}, "--seed=7"),
+        ({"model": "cnn", "size": 9}, "--model=cnn"),
+        ({"data": "x"}, "im"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    run: pathlib.Path, flags: dict[str, object], named: str
+) -> None:
+    """As when `config.json` was lost or replaced; more epochs make it no other run."""
+    Job(run).save(10)
+    with pytest.raises(UsageError, match=f"another run: .*{named}"):
+        Job(run, **flags).restored()
+    assert Job(run, epochs=9).restored() == 10
+
+
 def test_a_checkpoint_of_another_network_is_damage(run: pathlib.Path) -> None:
     Job(run).save(10)
-    plan = types.SimpleNamespace(config=Config(model_dir=str(run)), total_steps=100)
-    other = Checkpoints(plan, {"model": [], "more": tf.Variable(1.0)}, is_chief=True)
-    console = types.SimpleNamespace(warn=lambda line: None)
-    assert other.restore(lambda step: step, console) == (Progress(), None)
+    assert Job(run, size=9).restored() is None
 
 
 def test_a_damaged_list_of_checkpoints_hides_none(run: pathlib.Path) -> None:
@@ -224,4 +262,7 @@ def test_workers_restore_what_the_chief_did_and_change_nothing(run: pathlib.Path
     assert sorted(os.listdir(run / "checkpoints")) == before
     cut(run / "checkpoints" / f"step-10{DATA}")
     with pytest.raises(ClusterError, match="step-10"):
+        worker.restored(lambda step: 10)
+    (run / "config.json").unlink()
+    with pytest.raises(UsageError, match="share"):  # it is another directory than the chief's
         worker.restored(lambda step: 10)

@@ -8,9 +8,10 @@ import os
 
 import pytest
 
-from trainer.config import Config, Scope
+from trainer.config import Config, Scope, flag_values, from_flags
 from trainer.errors import UsageError
 from trainer.recipes import AUGMENTATIONS, RECIPES
+from trainer.run.identity import fingerprint
 
 
 @pytest.mark.parametrize("model", RECIPES)
@@ -111,6 +112,19 @@ def test_a_profile_is_a_range_of_steps() -> None:
 def test_a_record_that_cannot_be_is_never_made(flags: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=f"--{next(iter(flags))}|--data_dir"):
         Config(**flags)
+
+
+def test_numbers_are_compared_by_value_however_they_are_written() -> None:
+    """Python's `int` takes `1_0` and the digits of all scripts; so do all workers."""
+    for text in ("10", "1_0", " 10", "\u0661\u0660"):
+        values = flag_values()
+        values(["task", f"--epochs={text}"])
+        assert from_flags(values) == Config(epochs=10)
+        assert fingerprint(from_flags(values), {}) != fingerprint(Config(), {})
+
+
+def test_a_path_may_be_written_as_a_file_url() -> None:
+    assert Config(model_dir="file:///a/b", data_dir="file:///c").model_dir == "/a/b"
 
 
 def test_a_home_directory_may_be_written_as_a_tilde() -> None:

@@ -156,6 +156,7 @@ def test_an_error_without_a_download_says_what_to_do(machine, monkeypatch):
         with pytest.raises(error, match=r"--data_dir.*--dataset=synthetic") as caught:
             load()
         assert "\n" not in str(caught.value)
+        assert ("try again" in str(caught.value)) == (error is NetworkError)
 
 
 def test_auto_falls_back_to_synthetic_digits_with_a_warning(machine):

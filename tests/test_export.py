@@ -11,6 +11,7 @@ import pytest
 import runs
 import tensorflow as tf
 
+from trainer import predict
 from trainer.model import networks
 from trainer.results import export
 
@@ -107,6 +108,14 @@ def publish(
     path = str(directory / more.get("name", "30"))
     export.publish(model, path, temperature, IMAGES, answers, more.get("precision", "float32"))
     return path
+
+
+def test_it_is_published_and_read_whatever_its_directory_is_called(
+    model: keras.Model, tmp_path: pathlib.Path
+) -> None:
+    path = publish(model, tmp_path / "exp[lr=0.1]" / "back\\slash", probabilities(model))
+    found = predict.load_classifier(path)(IMAGES)[0]
+    np.testing.assert_array_equal(found, probabilities(model).argmax(1))
 
 
 def test_a_temperature_changes_probabilities_and_no_class(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -76,15 +77,20 @@ def test_a_diverged_run_is_told_and_keeps_its_last_checkpoint(
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 
+@pytest.mark.parametrize("place", ["ram://a/run", r"file://TMP/exp[lr=0.1]/back\slash"])
 def test_a_run_can_live_anywhere_that_tensorflow_reads(
-    server: runs.TaskServer, tiny_dir: pathlib.Path
+    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path, place: str
 ) -> None:
-    """`ram://` lives as long as the process that answers, so it says whether the run is there."""
-    flags = (*runs.FLAGS, "--jit_compile=off", f"--data_dir={tiny_dir}", "--model_dir=ram://a/run")
-    assert "saved_model" in server(*flags, "--epochs=1").out
-    assert "finished already" in server(*flags, "--epochs=1").out
-    assert "resumed at step 10" in server(*flags, "--epochs=2").out
-    assert "--seed=2" in server(*flags, "--seed=2", code=2).message
+    """For `ram://` in a new process, which imports TensorFlow while it looks for the run."""
+    path = place.replace("TMP", str(tmp_path))
+    flags = (*runs.FLAGS, "--jit_compile=off", f"--data_dir={tiny_dir}", f"--model_dir={path}")
+    new = runs.TaskServer(tmp_path) if "ram" in place else contextlib.nullcontext(server)
+    with new as process:
+        assert "saved_model" in process(*flags, "--epochs=1").out
+        assert "finished already" in process(*flags, "--epochs=1").out
+        more = process(*flags, "--epochs=2")
+        assert ("resumed at step 10" in more.out, more.err) == (True, "")
+        assert "--seed=2" in process(*flags, "--seed=2", code=2).message
 
 
 @pytest.mark.parametrize(("rate", "guesses"), [("1000", True), ("0.003", False)])

@@ -120,6 +120,17 @@ def test_strangers_at_the_port_do_not_disturb() -> None:
         assert met(workers)
 
 
+def test_a_stranger_that_sends_byte_after_byte_stops_no_clock() -> None:
+    with meeting(2, 0, timeout_s=3) as workers, connect(workers.addresses[0]) as stranger:
+        deadline = time.monotonic() + 60  # ten times what it needs
+        while workers.running[0].poll() is None:
+            assert time.monotonic() < deadline
+            with contextlib.suppress(OSError):  # closed
+                stranger.sendall(b"x")
+            time.sleep(0.1)
+        assert workers.left(0)[0].code == 138
+
+
 @pytest.mark.parametrize("words", [b"HTTP/1.1 400 \r\n", b'{"missing": [7]}\n', b'{"error": 1}\n'])
 def test_a_stranger_at_the_chiefs_address_is_not_taken_for_it(words: bytes) -> None:
     with meeting(2, timeout_s=1) as workers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import pty
@@ -18,6 +19,9 @@ from typing import NamedTuple
 import pytest
 import runs
 from cluster import temporary_files
+
+from trainer.process.startup import available_cpus
+from trainer.run import files
 
 # 90 steps, a checkpoint every third: wherever a run is killed, it is between two of them.
 FLAGS = (
@@ -260,7 +264,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_used(
         path.write_bytes(path.read_bytes()[:-1000])
     answer = again()
     reported = re.findall(
-        r"^warning: damaged checkpoint passed over: .*/step-(\d+)", answer.err, re.M
+        r"^warning: unreadable checkpoint passed over: .*/step-(\d+)", answer.err, re.M
     )
     assert reported == [str(step) for step in steps]
     assert answer.err.count("\n") == len(steps)
@@ -296,6 +300,35 @@ def test_a_finished_run_is_left_as_it_is(again, undisturbed: pathlib.Path) -> No
     for epochs in ("--epochs=9", "--epochs=2"):
         assert "finished already" in again(epochs, directory=undisturbed).out
     assert runs.snapshot(undisturbed) == before
+
+
+def test_a_finished_run_that_lost_results_is_finished_again(
+    again, tmp_path: pathlib.Path, undisturbed: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed, directory)
+    for name in ("saved_model", "figures", "history.csv", "report.html", "predictions.png"):
+        files.remove(str(directory / name))
+    assert f"resumed at step {LAST}" in again().out
+    assert_as_if_undisturbed(directory, undisturbed)
+
+
+def test_a_run_that_goes_on_where_sums_round_otherwise_says_so(
+    again, tmp_path: pathlib.Path, undisturbed: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    shutil.copytree(undisturbed, directory)
+    path = directory / "config.json"
+    record = json.loads(path.read_text())
+    assert record["resolved"]["cpus"] == available_cpus()
+    record["resolved"] |= {"cpus": 64, "processor": "Z80"}
+    path.write_text(json.dumps(record))
+    told = re.findall("^note: .*", again("--epochs=10").out, re.M)
+    assert [line.split()[1:4] for line in told] == [
+        ["processor", "was", "Z80"],
+        ["cpus", "was", "64"],
+    ]
+    assert "note:" not in again("--epochs=11").out
 
 
 def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(

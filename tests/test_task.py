@@ -45,6 +45,8 @@ WRONG_FLAGS = {
     "--virtual_devices=2 --strategy=cpu": "--strategy=cpu",
     "--strategy=multi_worker": "TF_CONFIG",
     "--profile=20,10": "FIRST,LAST",
+    "--model_dir=\udcff": "--model_dir",
+    "--model_dir=file://run": "file:///",
     "train": "'train'",
     "--flagfile=no/such.flags": "no/such.flags",
     "--resume=must": "--resume=must",
@@ -117,6 +119,8 @@ def record_run(directory: pathlib.Path, metrics: dict[str, object] | None = None
     run_directory.write_json(str(directory), "config.json", record)
     if metrics:
         run_directory.write_json(str(directory), "metrics.json", metrics)
+        for name in ("history.csv", "report.html", "predictions.png", "figures", "saved_model/9"):
+            (directory / name).mkdir(parents=True)
 
 
 @pytest.mark.parametrize(("steps", "model"), [((), "mlp"), ((5,), "cnn")])
@@ -194,13 +198,27 @@ def test_a_damaged_metrics_json_is_named(entry: runs.TaskServer, tmp_path: pathl
 def test_a_finished_run_is_left_as_it_is_without_tensorflow(
     entry: runs.TaskServer, tmp_path: pathlib.Path
 ) -> None:
-    record_run(tmp_path, {"finished": True, "epochs": 5})
+    record_run(tmp_path, {"finished": True, "epochs": 5, "steps": 9})
     before = runs.snapshot(tmp_path)
     answer = entry(f"--model_dir={tmp_path}")
     assert "finished already" in answer.out
     assert answer.err == ""
     assert not answer.tensorflow
     assert runs.snapshot(tmp_path) == before
+
+
+def test_a_current_directory_that_is_gone_is_one_line(tmp_path: pathlib.Path) -> None:
+    program = """
+        import os, sys
+        from trainer import task
+        os.chdir(sys.argv[1])
+        os.rmdir(sys.argv[1])
+        sys.exit(task.main(["task", "--model_dir=/absolute"]))
+    """
+    process = runs.python(program, args=[str(tmp_path)])
+    err = process.communicate()[1]
+    assert (process.returncode, err.count("\n")) == (2, 1)
+    assert "current directory" in err
 
 
 def test_a_missing_data_directory_is_exit_code_3_without_tensorflow(

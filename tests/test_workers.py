@@ -265,7 +265,7 @@ def test_a_run_goes_on_with_3_then_2_then_1_then_3_workers(
     with Workers(3, *args) as workers:
         ended = workers.left()
     assert [left.code for left in ended.values()] == [0, 0, 0]
-    assert "damaged checkpoint passed over" in ended[0].err
+    assert "unreadable checkpoint passed over" in ended[0].err
     assert f"resumed at step {saved - 1:,}" in ended[0].out
     found, expected = runs.metrics(directory), runs.metrics(plain)
     assert (found["workers"], found["steps"]) == (3, expected["steps"])
@@ -295,7 +295,7 @@ def test_a_chief_that_dies_while_it_exports_finishes_alone_what_it_can_read(
         workers.start(0)
         ended = workers.left()
     assert {left.code for left in ended.values()} == {0}
-    assert ("damaged checkpoint passed over" in ended[0].err) == damaged
+    assert ("unreadable checkpoint passed over" in ended[0].err) == damaged
     found = runs.metrics(directory)
     assert found["weights_sha256"] == runs.metrics(undisturbed)["weights_sha256"]
     assert (found["workers"], found["strategy"]) == (2, "multi_worker")

@@ -39,7 +39,10 @@ class _Path(flags.ArgumentParser):
     def parse(self, argument: Any) -> str:
         if not argument:
             raise ValueError("it is empty; name a directory, or leave the flag out")
-        return os.path.expanduser(argument)
+        argument.encode()  # TensorFlow's paths are UTF-8
+        if re.match("file://[^/]", argument):
+            raise ValueError("file:// is followed by an absolute path: file:///home/me/run")
+        return os.path.expanduser(argument.removeprefix("file://"))
 
 
 class _StepRange(flags.ArgumentParser):

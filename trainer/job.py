@@ -134,17 +134,20 @@ def _train_and_finish(
 
     config, is_chief = plan.config, devices.cluster.is_chief
     trainer, reporter = Trainer(plan, devices), SilentReporter()
-    checkpoints = Checkpoints(plan, trainer.checkpoint_items(), is_chief=is_chief)
+    checkpoints = Checkpoints(plan, trainer.checkpoint_items(), dataset.sha256, is_chief=is_chief)
     progress, resumed_from = checkpoints.restore(agreement.from_chief, console)
     if progress.initial and resumed_from is None:
         progress.initial["weights_sha256"] = trainer.weights_sha256()
         agreement.compare({"weights in --init_from": trainer.weights_sha256()})
+    # Whoever only writes the results may run elsewhere than where the run was trained.
+    trained = resumed_from == plan.total_steps
+    resolved = recorded.resolved if trained else directory.trained_on(plan, devices)
     if is_chief:
-        # Whoever only writes the results may run elsewhere than where the run was trained.
-        trained = recorded.resolved if resumed_from == plan.total_steps else None
-        directory.record(plan, devices, dataset, progress.initial, resolved=trained)
+        directory.record(plan, resolved, dataset, progress.history, progress.initial)
         reporter = Reporter(plan, trainer, dataset, console)
     reporter.start(devices, resumed_from)
+    before = recorded.resolved if resumed_from is not None else resolved
+    identity.say_where_sums_differ(before, resolved, agreement.differing, console)
     clock.lap("model")
     datasets = pipeline.training_batches(
         dataset.train_images[: plan.examples],

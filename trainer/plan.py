@@ -19,6 +19,7 @@ class Hardware:
     kind: str  # CPU or GPU
     bfloat16: bool = False  # whether it multiplies bfloat16 matrices, and does not only emulate it
     compute_capability: tuple[int, int] | None = None  # of a GPU, for example (8, 0)
+    name: str = dataclasses.field(default="", compare=False)  # of the processor
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,8 +52,8 @@ def load_classifier(export: str) -> Classifier:
         return answer["classes"].numpy(), answer["probabilities"].numpy()
 
     try:
-        with startup.quiet_stderr():
-            model = tf.saved_model.load(export)
+        with startup.quiet_stderr(), files.without_pattern(export) as path:
+            model = tf.saved_model.load(path)
             classify(np.zeros((1, 28, 28), np.uint8))  # the first call is the slow one
     except Exception as error:  # a damaged file raises almost any type
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

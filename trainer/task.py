@@ -49,7 +49,6 @@ def _finished_already(config: Config, cluster: environment.Cluster, console: Con
     """Returns whether the run is finished; refuses what cannot run, all without TensorFlow."""
     environment.check(config, cluster)
     if not config.model_dir or files.is_local(config.model_dir):
-        directory.check_path(config.model_dir or "runs", write=False)
         recorded = directory.examine(config)
         if recorded.state is State.FINISHED:
             console.line(directory.finished_line(config, recorded))

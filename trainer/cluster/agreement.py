@@ -48,11 +48,15 @@ class Agreement:
         """Returns the chief's value."""
         return int(self._rows([value])[0, 0])
 
-    def compare(self, facts: Mapping[str, str]) -> None:
-        """Raises `UsageError` on every worker if `facts`, by name, are not equal on all."""
+    def differing(self, facts: Mapping[str, str]) -> str:
+        """Returns, on every worker, how `facts`, by name, differ; empty if all have the same."""
         text = json.dumps(dict(facts)).encode().ljust(_TEXT_LIMIT)
         texts = [json.loads(bytes(row.tolist())) for row in self._rows(list(text))]
-        if differing := differences(self._devices.cluster, dict(enumerate(texts))):
+        return differences(self._devices.cluster, dict(enumerate(texts)))
+
+    def compare(self, facts: Mapping[str, str]) -> None:
+        """Raises `UsageError` on every worker if `facts`, by name, are not equal on all."""
+        if differing := self.differing(facts):
             raise UsageError(f"{differing}; give a flag that decides it, or start equal machines")
 
     def wait_for_chief(self) -> None:

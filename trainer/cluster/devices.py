@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import platform
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -89,12 +90,14 @@ def describe(gpus: Sequence[Mapping[str, Any]], cpuinfo: str = "/proc/cpuinfo") 
     """
     if not gpus:  # a CPU without AVX512-BF16 or AMX only emulates bfloat16
         path = pathlib.Path(cpuinfo)
-        flags = path.read_text() if path.exists() else ""
-        return Hardware("CPU", bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", flags)))
+        text = path.read_text() if path.exists() else ""
+        name = re.search(r"^model name\s*: (.+)", text, re.M)
+        bfloat16 = bool(re.search(r"\b(avx512_bf16|amx_bf16)\b", text))
+        return Hardware("CPU", bfloat16, name=name[1] if name else platform.machine())
     capability = min(gpu.get("compute_capability", (0, 0)) for gpu in gpus)
     if capability < _MINIMUM_CAPABILITY:
         raise UsageError(_UNUSABLE.format(f"it has compute capability {capability}"))
-    return Hardware("GPU", capability >= (8, 0), capability)
+    return Hardware("GPU", capability >= (8, 0), capability, gpus[0].get("device_name", "GPU"))
 
 
 def _strategy(tf, config: Config, cluster: Cluster, kind: str):

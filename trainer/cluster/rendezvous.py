@@ -97,7 +97,7 @@ def _ask(cluster: Cluster, fingerprint: Mapping[str, str]) -> Sequence[int]:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S) as connection:
             connection.sendall(greeting.encode() + b"\n")
-            answer = json.loads(connection.makefile("rb").readline(_LINE_LIMIT))
+            answer = json.loads(_read_line(connection, _ANSWER_S))
         if "error" in answer:
             kind = UsageError if answer["exit_code"] == UsageError.exit_code else ClusterError
             raise kind(answer["error"])
@@ -107,6 +107,15 @@ def _ask(cluster: Cluster, fingerprint: Mapping[str, str]) -> Sequence[int]:
     if missing:
         time.sleep(_INTERVAL_S)
     return missing
+
+
+def _read_line(connection: socket.socket, timeout_s: float) -> bytes:
+    """Returns what is sent up to a line's end; raises one of `_NOT_A_PEER` if it takes longer."""
+    line, deadline = b"", time.monotonic() + timeout_s
+    while not line.endswith(b"\n") and len(line) < _LINE_LIMIT:
+        connection.settimeout(deadline - time.monotonic())  # a ValueError once that is negative
+        line += connection.recv(_LINE_LIMIT) or b"\n"
+    return line
 
 
 class _Chief:
@@ -136,8 +145,7 @@ class _Chief:
     def _answer(self, answer: Mapping[str, object]) -> int | None:
         """Answers the next worker and returns its index; None for nobody, and for strangers."""
         with contextlib.suppress(*_NOT_A_PEER), self._listener.accept()[0] as connection:
-            connection.settimeout(_INTERVAL_S)
-            greeting = json.loads(connection.makefile("rb").readline(_LINE_LIMIT))
+            greeting = json.loads(_read_line(connection, _INTERVAL_S))
             index, fingerprint = greeting["worker"], greeting["fingerprint"]
             if index in self._asked:
                 self.fingerprints[index] = {name: str(fingerprint[name]) for name in fingerprint}

@@ -50,9 +50,10 @@ def download(name: str, published: Published, notify: Callable[[str], None]) -> 
         return read_directory(cache, name, str(cache))
     except (DataError, NetworkError, OSError) as error:
         error_class = NetworkError if isinstance(error, NetworkError) else DataError
+        again = "try again when the network is back, " * (error_class is NetworkError)
         raise error_class(
-            f"{published.title} is not on this machine: {error}; name the directory with its four"
-            f" IDX files or {name}.npz by --data_dir or ${name.upper()}_DATA_DIR, or use"
+            f"{published.title} is not on this machine: {error}; {again}name the directory with its"
+            f" four IDX files or {name}.npz by --data_dir or ${name.upper()}_DATA_DIR, or use"
             " --dataset=synthetic"
         ) from error
 

@@ -85,7 +85,8 @@ def _write_saved_model(model: keras.Model, path: str, temperature: float, images
     classifier = Classifier(model, temperature)
     signatures = {name: getattr(classifier, name) for name in ("serving_default", "serving_bytes")}
     tf.saved_model.save(classifier, path, signatures=signatures)
-    signatures = tf.saved_model.load(path).signatures
+    with files.without_pattern(path) as readable:
+        signatures = tf.saved_model.load(readable).signatures
     contents = tf.stack([tf.io.encode_png(image[..., None]) for image in images])
     answers = [signatures["serving_default"](images=tf.constant(images))]
     answers += [signatures["serving_bytes"](image_bytes=contents)]

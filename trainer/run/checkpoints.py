@@ -1,4 +1,4 @@
-"""Checkpoints: all that training changes, so that a resumed run ends as an unbroken one would."""
+"""Checkpoints: all that training changes, so that on equal hardware a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import tensorflow as tf
 
+from trainer.config import Scope
 from trainer.errors import ClusterError, UsageError
 from trainer.plan import Plan
 from trainer.process.console import Console
 from trainer.run import directory as run_directory
-from trainer.run import files
+from trainer.run import files, identity
 
 # What TensorFlow raises for files that are cut, altered or of another model.
-_DAMAGE = (tf.errors.OpError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+_DAMAGE = (tf.errors.OpError, AssertionError, LookupError, OSError, RuntimeError, TypeError)
+_DAMAGE += (ValueError,)
 # The files of a checkpoint. The index comes last: whoever sees it finds all of it.
 _ENDINGS = (".data-00000-of-00001", ".index")
 _FILE = re.compile(rf"{run_directory.CHECKPOINT_PREFIX}(\d+)({'|'.join(_ENDINGS)})")
+Items = dict[str, list[tf.Variable]]
 
 
 @dataclasses.dataclass
@@ -49,16 +52,18 @@ class Checkpoints:
     """The checkpoints of a run, in the layout of `tf.train.CheckpointManager`.
 
     The chief's are written by a thread, from copies, while training goes on; `save` does nothing
-    elsewhere. `items` are the variables to save, by name (`Trainer.checkpoint_items`).
+    elsewhere. `items` are the variables to save, by name (`Trainer.checkpoint_items`); with them
+    goes the run's identity, its flags and `data_sha256` (`Dataset.sha256`).
     """
 
-    def __init__(self, plan: Plan, items: dict[str, list[tf.Variable]], *, is_chief: bool):
-        self._plan, self._is_chief = plan, is_chief
+    def __init__(self, plan: Plan, items: Items, data_sha256: Mapping[str, str], *, is_chief: bool):
+        self._plan, self._data_sha256, self._is_chief = plan, data_sha256, is_chief
         self._directory = files.join(plan.config.model_dir, run_directory.CHECKPOINTS)
         with tf.device("/CPU:0"):
-            self._progress = tf.Variable("")  # as JSON
+            self._progress = tf.Variable("")  # JSON: the flags of the run, data_sha256, progress
             copies = tf.nest.map_structure(lambda item: tf.Variable(item, trainable=False), items)
         self._variables, self._copies = tf.nest.flatten(items), tf.nest.flatten(copies)
+        self._unreadable: set[int] = set()  # steps; their files are left alone
         self._checkpoint = tf.train.Checkpoint(progress=self._progress, **items)
         self._weights = tf.train.Checkpoint(model=items["model"])
         self._copied = tf.train.Checkpoint(progress=self._progress, **copies)
@@ -70,32 +75,38 @@ class Checkpoints:
     ) -> tuple[Progress, int | None]:
         """Restores the newest checkpoint that is whole, the same on every worker.
 
-        Damaged ones are passed over with a warning (TensorFlow keeps a CRC32C of every tensor).
-        `from_chief` returns, on every worker, what the chief passes. Returns how far the run has
-        come, and the step it is resumed from (None: it begins).
+        Those that cannot be read are passed over with a warning, and stay (TensorFlow keeps a
+        CRC32C of every tensor). `from_chief` returns, on every worker, what the chief passes.
+        Returns how far the run has come, and the step it is resumed from (None: it begins).
 
         Raises:
-          UsageError: that is further than `--epochs`, or `--resume=must` finds only damaged ones.
+          UsageError: that is further than `--epochs`, or of another run, or `--resume=must` finds
+            none that can be read, or this worker does not share the chief's directory.
           ClusterError: this worker cannot read what the chief restored.
         """
-        config, progress, damaged = self._plan.config, None, 0
+        config, progress = self._plan.config, None
         for step in run_directory.checkpoint_steps(config.model_dir):
             try:
                 progress = self._read(step)
                 break
             except ClusterError as error:
-                console.warn(f"warning: damaged checkpoint passed over: {error}")
-                damaged += 1
+                console.warn(f"warning: unreadable checkpoint passed over: {error}")
+                self._unreadable.add(step)
         agreed = from_chief(progress.step if progress else -1)
         if agreed < 0:
             for variable, copy in zip(self._variables, self._copies, strict=True):
                 variable.assign(copy)  # what was read of a damaged one, or not on the chief
-            if damaged and config.resume == "must":
+            if (count := len(self._unreadable)) and config.resume == "must":
                 raise UsageError(
-                    f"--resume=must, but none of the {damaged} checkpoints in {config.model_dir}"
+                    f"--resume=must, but none of the {count} checkpoints in {config.model_dir}"
                     " can be read; restore one, or let --resume=auto begin again"
                 )
             return Progress(initial=self._read_initial(console) if config.init_from else {}), None
+        if not files.exists(files.join(config.model_dir, run_directory.CONFIG)):
+            raise UsageError(
+                f"{config.model_dir} holds no run on this worker, but one on the chief; give a"
+                " --model_dir that all workers share"
+            )
         if progress is None or progress.step != agreed:
             progress = self._read(agreed)
         if agreed > self._plan.total_steps:
@@ -104,14 +115,18 @@ class Checkpoints:
                 f" {self._plan.total_steps:,} of --epochs={config.epochs}; ask for more epochs"
             )
         if self._is_chief:
-            self._tidy(agreed)
+            self._tidy()
         return progress, agreed
 
     def _read(self, step: int) -> Progress:
-        path = self._path(step)
+        path, head = self._path(step), tf.train.Checkpoint(progress=self._progress)
         try:
-            self._checkpoint.read(path).assert_existing_objects_matched()
-            return Progress(**json.loads(self._progress.numpy()))
+            with files.without_pattern(path, _ENDINGS) as readable:
+                head.read(readable).expect_partial().assert_existing_objects_matched()
+                config, data_sha256, progress = json.loads(self._progress.numpy())
+                identity.check_same_run(self._plan.config, config, self._data_sha256, data_sha256)
+                self._checkpoint.read(readable).assert_existing_objects_matched()
+            return Progress(**progress)
         except _DAMAGE as error:
             reason = (str(error) or repr(error)).splitlines()[0][:120]
             raise ClusterError(f"{path} cannot be read ({reason})") from None
@@ -123,7 +138,8 @@ class Checkpoints:
             name = f"{run_directory.CHECKPOINT_PREFIX}{step}"
             try:
                 file = files.join(path, run_directory.CHECKPOINTS, name)
-                self._weights.read(file).assert_existing_objects_matched()
+                with files.without_pattern(file, _ENDINGS) as readable:
+                    self._weights.read(readable).assert_existing_objects_matched()
                 console.line(f"begins with the weights of {path}, step {step:,}")
                 return {"path": path, "step": step}
             except _DAMAGE as error:
@@ -140,7 +156,8 @@ class Checkpoints:
         self.wait()
         for copy, variable in zip(self._copies, self._variables, strict=True):
             copy.assign(variable)
-        self._progress.assign(json.dumps(dataclasses.asdict(progress)))
+        config, data_sha256 = self._plan.config.within(Scope.RUN), dict(self._data_sha256)
+        self._progress.assign(json.dumps([config, data_sha256, dataclasses.asdict(progress)]))
         self._writing = self._writer.submit(self._write, progress.step)
 
     def wait(self) -> None:
@@ -153,16 +170,17 @@ class Checkpoints:
         # TensorFlow makes the index under its own name, where a kill would leave half of it.
         with files.replacing(self._path(step), _ENDINGS) as temporary:
             self._copied.write(temporary)
-        self._tidy(step)
+        self._unreadable.discard(step)
+        self._tidy()
 
-    def _tidy(self, step: int) -> None:
-        """Lists the newest checkpoints up to that of `step` for TensorFlow and drops all others.
+    def _tidy(self) -> None:
+        """Lists the newest checkpoints for TensorFlow and drops the others that can be read.
 
         Done after each save, and at a restart: a process may have died between the two.
         """
-        # Those of later steps are damaged: training went on from an earlier one.
         steps = run_directory.checkpoint_steps(self._plan.config.model_dir)
-        kept = [each for each in steps if each <= step][: self._plan.config.keep_checkpoints]
+        kept = [step for step in steps if step not in self._unreadable]
+        kept = kept[: self._plan.config.keep_checkpoints]
         # Relative names, so that the directory can be moved. A manager drops those without a time.
         names = [f"{run_directory.CHECKPOINT_PREFIX}{each}" for each in reversed(kept)]
         state = tf.compat.v1.train.generate_checkpoint_state_proto(
@@ -173,7 +191,7 @@ class Checkpoints:
         names = files.names_in(self._directory)
         for name in sorted(names, key=lambda name: not name.endswith(".index")):
             match = _FILE.fullmatch(name)
-            if match and int(match[1]) not in kept:
+            if match and int(match[1]) not in {*kept, *self._unreadable}:
                 files.remove(files.join(self._directory, name))
 
 
@@ -181,9 +199,11 @@ def last_is_readable(directory: str) -> bool:
     """Returns whether every tensor of a run's newest checkpoint can be read (CRC32C included)."""
     name = f"{run_directory.CHECKPOINT_PREFIX}{run_directory.checkpoint_steps(directory)[0]}"
     try:
-        reader = tf.train.load_checkpoint(files.join(directory, run_directory.CHECKPOINTS, name))
-        for variable in reader.get_variable_to_shape_map():
-            reader.get_tensor(variable)
+        path = files.join(directory, run_directory.CHECKPOINTS, name)
+        with files.without_pattern(path, _ENDINGS) as readable:
+            reader = tf.compat.v1.train.NewCheckpointReader(readable)
+            for variable in reader.get_variable_to_shape_map():
+                reader.get_tensor(variable)
     except _DAMAGE:
         return False
     return True

@@ -29,6 +29,8 @@ CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_mod
 PREDICTIONS, FIGURES, REPORT = "predictions.png", "figures", "report.html"
 CHECKPOINT_PREFIX = "step-"
 Record = Mapping[str, Any]
+# A finished run that lost one of these is finished again. Event files cannot be made again.
+_RESULTS = (PREDICTIONS, FIGURES, REPORT, HISTORY, KERAS)
 
 
 class State(enum.Enum):
@@ -103,6 +105,10 @@ def _check_source(path: str, model: str) -> None:
 
 def check_path(path: str, *, write: bool) -> None:
     """Raises `UsageError` if the local `path` is no directory, or, if asked, cannot be written."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("the current directory is gone; change to one that is there") from None
     if os.path.lexists(path) and not os.path.isdir(path):
         raise UsageError(f"--model_dir={path} is not a directory; give another one")
     place = os.path.abspath(path)
@@ -113,7 +119,7 @@ def check_path(path: str, *, write: bool) -> None:
             tempfile.TemporaryFile(dir=place).close()
     except OSError as error:
         raise UsageError(
-            f"cannot write to --model_dir={path}: {error.strerror}; give another one"
+            f"cannot write to --model_dir={path}: {files.why(error, place)}; give another one"
         ) from None
 
 
@@ -131,24 +137,27 @@ def has_finished(config: Config) -> bool:
 def read(path: str) -> Recorded:
     """Returns what the run directory `path` has recorded; raises `UsageError` if it is damaged."""
     file = files.join(path, CONFIG)
+    advice = "put it back from a copy, or give another --model_dir"
     try:
-        text = files.read_text(file)
-        if text is None:
+        if (text := files.read_text(file)) is None and not checkpoint_steps(path):
             return Recorded()
+        if text is None:
+            raise UsageError(f"{path} has checkpoints, but no {CONFIG} that says of what; {advice}")
         record = json.loads(text)
         config, resolved, data = ({**record[name]} for name in ("config", "resolved", "data"))
         data["sha256"] = {**data.get("sha256", {})}
         if resolved.get("precision", "float32") not in PRECISIONS:
             raise ValueError(f"precision is {resolved['precision']}")
-        file = files.join(path, METRICS)
+        file, advice = files.join(path, METRICS), "remove it, and it is written again"
         metrics = json.loads(files.read_text(file) or "{}")
-        epochs = int(metrics["epochs"]) if metrics.get("finished") is True else 0
+        results = (*_RESULTS, files.join(SAVED_MODEL, str(metrics.get("steps"))))
+        whole = all(files.exists(files.join(path, name)) for name in results)
+        epochs = int(metrics["epochs"]) if metrics.get("finished") is True and whole else 0
     except OSError as error:  # of a file system that may come back
-        raise StorageError(f"{file} cannot be read ({error.strerror}); try again") from error
+        why = files.why(error, path)
+        raise StorageError(f"{error.filename} cannot be read: {why}; try again") from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise UsageError(
-            f"{file} cannot be read ({error!r:.100}); move it away or give another --model_dir"
-        ) from None
+        raise UsageError(f"{file} cannot be read ({error!r:.100}); {advice}") from None
     state = State.FINISHED if epochs else State.RESUMABLE
     return Recorded(state, config, resolved, data, epochs)
 
@@ -160,23 +169,28 @@ def checkpoint_steps(path: str) -> list[int]:
     return sorted((int(match[1]) for match in names if match), reverse=True)
 
 
-def record(
-    plan: Plan, devices: Devices, dataset: Dataset, initial: Record, *, resolved: Record | None
-) -> None:
-    """Writes `config.json`; `resolved` is what was recorded before, if training is over.
-
-    `initial` is `Progress.initial`.
-    """
-    resolved = resolved or {
+def trained_on(plan: Plan, devices: Devices) -> dict[str, Any]:
+    """Returns the `resolved` part of `config.json`: what `auto` became, devices and processor."""
+    return {
         "precision": plan.precision,
         "jit_compile": plan.jit_compile,
         "steps_per_loop": plan.steps_per_loop,
         "strategy": devices.name,
         "devices": devices.kind,
+        "processor": devices.hardware.name,
         "replicas": devices.replicas,
         "workers": len(devices.cluster.workers),
         "cpus": available_cpus(),
     }
+
+
+def record(
+    plan: Plan, resolved: Record, dataset: Dataset, history: Sequence[Record], initial: Record
+) -> None:
+    """Writes `config.json`, and `history.csv` as it is in the checkpoint that the run begins at.
+
+    `history` and `initial` are those of its `Progress`.
+    """
     content = {
         "config": plan.config.to_dict(),
         "resolved": dict(resolved),
@@ -186,6 +200,8 @@ def record(
     }
     files.remove_leftovers(plan.config.model_dir)
     write_json(plan.config.model_dir, CONFIG, content)
+    if history:
+        write_history(plan.config.model_dir, history)
 
 
 def write_json(path: str, name: str, record: Mapping[str, Any]) -> None:
@@ -193,7 +209,7 @@ def write_json(path: str, name: str, record: Mapping[str, Any]) -> None:
     files.write_text(files.join(path, name), json.dumps(record, indent=2) + "\n")
 
 
-def write_history(path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_history(path: str, rows: Sequence[Record]) -> None:
     """Writes `history.csv`, a row an epoch; what was not measured (validation) stays empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")

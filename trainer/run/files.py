@@ -1,6 +1,6 @@
 """Whole files or none: each output is written under a temporary name, synced and renamed.
 
-Local paths are handled without TensorFlow, all others (`gs://`, `ram://`) by `tf.io.gfile`.
+Local paths are handled without TensorFlow, all others (`ram://`) by `tf.io.gfile`.
 """
 
 import contextlib
@@ -9,7 +9,10 @@ import functools
 import os
 import pathlib
 import re
+import shlex
 import shutil
+import stat
+import tempfile
 import types
 import uuid
 from collections.abc import Iterator, Sequence
@@ -61,9 +64,11 @@ def names_in(directory: str) -> list[str]:
 
 
 def read_text(path: str) -> str | None:
-    """Returns the text of the file at `path`, None if there is none."""
+    """Returns the text at `path`, None if nothing is there; `ValueError` if it is no file."""
     if not exists(path):
         return None
+    if is_local(path) and not os.path.isfile(path):
+        raise ValueError("it is not a file")  # but a pipe or device, whose text may not end
     with _io(path).GFile(path, "rb") as file:
         return file.read().decode()
 
@@ -82,6 +87,32 @@ def write_text(path: str, text: str) -> None:
 def remove(path: str) -> None:
     """Removes the file or the whole directory at `path`."""
     (_io(path).rmtree if _io(path).isdir(path) else _io(path).remove)(path)
+
+
+@contextlib.contextmanager
+def without_pattern(path: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
+    """Yields a path at which TensorFlow finds what is at `path`, files or a directory.
+
+    Its checkpoint reader takes paths for patterns: in place of `[` or a backslash it gets a copy.
+    """
+    if "[" not in path and "\\" not in path:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as place:
+        for ending in endings:
+            _copy(path + ending, join(place, "copy") + ending)
+        yield join(place, "copy")
+
+
+def _copy(path: str, new: str) -> None:
+    if not _io(path).isdir(path):
+        with _io(path).GFile(path, "rb") as source, _io(new).GFile(new, "wb") as target:
+            target.write(source.read())
+        return
+    _io(new).makedirs(new)
+    # The files on top come last: `saved_model.pb` makes it a model.
+    for name in sorted(names_in(path), key=lambda name: not _io(path).isdir(join(path, name))):
+        _copy(join(path, name), join(new, name))
 
 
 def remove_leftovers(directory: str) -> None:
@@ -131,10 +162,8 @@ def _rename(path: str, new: str) -> None:
         os.replace(path, new)
     elif not gfile.isdir(path):
         gfile.rename(path, new, overwrite=True)
-    else:  # object stores have no directories to rename; the files on top come last
-        gfile.makedirs(new)
-        for name in sorted(names_in(path), key=lambda name: not gfile.isdir(join(path, name))):
-            _rename(join(path, name), join(new, name))
+    else:  # object stores have no directories to rename
+        _copy(path, new)
         gfile.rmtree(path)
 
 
@@ -142,11 +171,23 @@ def failure(error: Exception, directory: str) -> StorageError | None:
     """Returns what to raise if `error` is that the run `directory` cannot be written any more."""
     if isinstance(error, OSError):
         inside = str(error.filename or "").startswith(directory)
-        reason = error.strerror if inside or error.errno in _FULL else None
+        reason = why(error, directory) if inside or error.errno in _FULL else None
     else:  # one of TensorFlow's, whose text holds the path and the reason
         found = re.search(re.escape(directory) + r"[^;\n]*; ([^\[\n]+)", str(error))
         reason = found and found[1].strip()
     return reason and StorageError(
         f"cannot write in {directory}: {reason}; mend that, and the same command goes on from the"
         " last checkpoint"
+    )
+
+
+def why(error: OSError, directory: str) -> str:
+    """Returns the reason, with what gives the permission to use `directory` if it is missing."""
+    if not isinstance(error, PermissionError):
+        return error.strerror
+    found, group, quoted = os.stat(directory), os.getegid(), shlex.quote(directory)
+    return (
+        f"{error.strerror} ({directory} belongs to {found.st_uid}:{found.st_gid}, mode"
+        f" {stat.filemode(found.st_mode)}, this process is {os.geteuid()}:{group}; its owner opens"
+        f" it by: chgrp -R {group} {quoted} && chmod -R g+rwXs {quoted})"
     )

@@ -7,12 +7,13 @@ import hashlib
 import importlib.metadata
 import pathlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import trainer
 from trainer.config import Config, Scope
 from trainer.errors import UsageError
+from trainer.process.console import Console
 
 # What decides the weights; the rest of the package (pictures, reports) may change within a run.
 _COMPUTES = ("config.py", "recipes.py", "plan.py", "loop.py", "data", "model", "cluster", "run")
@@ -49,6 +50,23 @@ def check_same_run(
         raise UsageError(
             f"{config.model_dir} holds another run: {', '.join(differences)};"
             " give another --model_dir, or the run's flags and data"
+        )
+
+
+def say_where_sums_differ(
+    before: Mapping[str, Any], now: Mapping[str, Any], differing: Callable, console: Console
+) -> None:
+    """Says where sums are rounded otherwise: now than before a resume, or on another worker.
+
+    The records are from `config.json`; `differing` is `Agreement.differing`.
+    """
+    # The threads of a CPU may decide the order of sums; in convolutions they always do.
+    names = ["replicas", "devices", "processor", *["cpus"] * (now.get("devices") == "CPU")]
+    there, here = ({name: str(each.get(name)) for name in names} for each in (before, now))
+    notes = [f"{n} was {there[n]} so far, is {here[n]}" for n in names if there[n] != here[n]]
+    for note in filter(None, [differing(here), *notes]):
+        console.line(
+            f"note: {note}; the weights may differ in the last bits, as sums round otherwise"
         )
 
 
