@@ -119,7 +119,14 @@ def record_run(directory: pathlib.Path, metrics: dict[str, object] | None = None
     run_directory.write_json(str(directory), "config.json", record)
     if metrics:
         run_directory.write_json(str(directory), "metrics.json", metrics)
-        for name in ("history.csv", "report.html", "predictions.png", "figures", "saved_model/9"):
+        for name in (
+            "history.csv",
+            "report.html",
+            "predictions.png",
+            "model.keras",
+            "figures",
+            "saved_model/9",
+        ):
             (directory / name).mkdir(parents=True)
 
 
