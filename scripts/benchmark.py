@@ -8,6 +8,7 @@
   scripts/benchmark.py steps --peer jax='python scripts/peers/jax_loop.py mlp {batch_size}'
                                                         steady state, against peers
   scripts/benchmark.py workers --counts 1 2 4           weak scaling: a core for each worker
+  scripts/benchmark.py pictures --model_dir RUN         numbers read in pictures, by kind
 
 Prints each run as it ends and then a table in Markdown; both go to a JSON file as well, with the
 machine, the versions and the commit. Programs take turns and medians are compared, because machines
@@ -18,7 +19,10 @@ Needs $MNIST_DATA_DIR for the peers.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import difflib
+import io
 import itertools
 import json
 import os
@@ -88,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     added = command(workers, "cnn", "repeats")
     added.add_argument("--counts", type=_positive, nargs="+", default=[1, 2, 4])
     added.add_argument("--batch_size", type=_positive, default=512, help="of each worker")
+    added = command(pictures, "cnn")
+    added.add_argument("--model_dir", help="of a finished run; else one is trained")
+    added.add_argument("--kinds", nargs="+", help="of those in scripts/scenes.py; default: all")
+    added.add_argument("--pictures", type=_positive, default=200, help="of each kind; default: 200")
+    added.add_argument("--split", choices=("test", "train"), default="test", help="of the digits")
     return parser
 
 
@@ -266,6 +275,90 @@ def workers(record: Record, options: argparse.Namespace) -> None:
             ratio=rate / _median(found[options.counts[0]], "digits_per_second"),
             step_seconds=options.batch_size * count / rate,
         )
+
+
+def pictures(record: Record, options: argparse.Namespace) -> None:
+    """Numbers and single digits read in pictures made of MNIST's digits (scripts/scenes.py)."""
+    sys.path.insert(1, str(ROOT))
+    import scenes
+
+    from trainer import data, predict
+
+    if unknown := {*(options.kinds or ())} - {*scenes.KINDS, *scenes.EMPTY_KINDS}:
+        raise SystemExit(f"error: scripts/scenes.py has no kind {', '.join(unknown)}")
+    dataset = data.load("mnist")
+    digits = [getattr(dataset, f"{options.split}_{part}") for part in ("images", "labels")]
+    with tempfile.TemporaryDirectory() as directory:
+        model_dir = options.model_dir or os.path.join(directory, "run")
+        if not options.model_dir:
+            flags = (f"--model_dir={model_dir}", f"--model={options.model}", *options.flags)
+            subprocess.run([*TASK[:-1], *flags], cwd=ROOT, check=True)
+        classify = predict.load_classifier(predict.find_export(model_dir))
+    for kinds in (scenes.KINDS, scenes.EMPTY_KINDS):
+        rows = []
+        for kind in [kind for kind in kinds if kind in (options.kinds or kinds)]:
+            readings = [
+                _read(scenes.draw(kind, index, *digits, length=length), index, classify)
+                for length in ((None, 1) if kinds is scenes.KINDS else (None,))
+                for index in range(options.pictures)
+            ]
+            rows.append({"kind": kind} | _shares(readings, options.pictures))
+            record.row(**rows[-1])
+            mistakes = [reading._asdict() for reading in readings if reading.read != reading.true]
+            record.run(**rows[-1])["mistakes"] = mistakes
+        if rows:
+            means = {name: statistics.mean(row[name] for row in rows) for name in [*rows[0]][1:]}
+            record.row(kind="mean", **means)
+
+
+class Reading(NamedTuple):
+    """A picture of a kind: the numbers in it, those read, whether they are marked, the time."""
+
+    index: int
+    true: list[str]
+    read: list[str]
+    unsure: list[bool]
+    processor_seconds: float
+
+
+def _read(scene: Any, index: int, classify: Callable) -> Reading:
+    from trainer import picture
+    from trainer.errors import DataError
+
+    found, started = [], time.process_time()
+    with contextlib.suppress(DataError):  # nothing to read
+        found = picture.read_numbers(picture.decode(io.BytesIO(scene.content)), classify)
+    took = time.process_time() - started
+    return Reading(index, scene.numbers, [n.number for n in found], [n.unsure for n in found], took)
+
+
+def _shares(readings: Sequence[Reading], count: int) -> dict[str, float]:
+    """Returns a row of the table: `count` pictures of a kind, then as many of single digits."""
+    seconds = [reading.processor_seconds for reading in readings]
+    times = {"processor_seconds": statistics.median(seconds), "most_seconds": max(seconds)}
+    if len(readings) == count:
+        return {"nothing_read": statistics.mean(all(r.unsure) for r in readings)} | times
+    whole = readings[:count]
+    marked = [(len(n), mark) for r in readings for n, mark in zip(r.read, r.unsure, strict=True)]
+    right = sum(_agreeing("".join(r.true), "".join(r.read)) for r in whole)
+    return {
+        "numbers_read": statistics.mean(map(_numbers_right, whole)),
+        "digits_in_place": right / sum(len("".join(r.true)) for r in whole),
+        "single_digits_read": statistics.mean(map(_numbers_right, readings[count:])),
+        "unsure": sum(n * mark for n, mark in marked) / max(1, sum(n for n, _ in marked)),
+        **times,
+    }
+
+
+def _numbers_right(reading: Reading) -> float:
+    """Returns the share of the numbers that are read exactly, less one for each too many."""
+    surplus = max(0, len(reading.read) - len(reading.true))
+    return max(0, _agreeing(reading.true, reading.read) - surplus) / len(reading.true)
+
+
+def _agreeing(true: Sequence, read: Sequence) -> int:
+    """Returns how many parts of two sequences agree in the order they have."""
+    return sum(b.size for b in difflib.SequenceMatcher(None, true, read).get_matching_blocks())
 
 
 def _steady_rate(counts: Sequence[int], seconds: Sequence[float]) -> float:

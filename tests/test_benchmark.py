@@ -137,3 +137,43 @@ def test_a_wrong_command_line_is_refused_before_anything_runs(argument, message,
     done, found = benchmark(project, "jobs", argument, code=2)
     assert message in done.stderr.splitlines()[-1]
     assert not found
+
+
+# A reader for which every picture shows a 7.
+READER = {
+    "data.py": """
+import types
+import numpy as np
+digits = {"images": np.full((9, 28, 28), 255, np.uint8), "labels": np.full(9, 7)}
+def load(name):
+    names = [(f"{split}_{part}", digits[part]) for split in ("train", "test") for part in digits]
+    return types.SimpleNamespace(**dict(names))
+""",
+    "predict.py": "find_export = load_classifier = lambda path: path",
+    "picture.py": """
+import types
+decode = lambda file: len(file.read())
+def read_numbers(size, classify):
+    return [types.SimpleNamespace(number="7", unsure=False)]
+""",
+}
+
+
+def test_pictures_are_counted_by_kind(project: pathlib.Path):
+    for name, text in READER.items():
+        (project / "trainer" / name).write_text(text)
+    options = ("--model_dir=run", "--pictures=6", "--kinds", "plain", "several", "blank")
+    _, found = benchmark(project, "pictures", *options, PYTHONPATH=str(project))
+    plain, several, means, blank, _ = found["table"]
+    numbers = [run["mistakes"] for run in found["runs"]]
+    longer = [mistake["true"] for mistake in numbers[0]]
+    assert plain["single_digits_read"] == 1
+    assert plain["numbers_read"] == pytest.approx(1 - len(longer) / 6)
+    assert all(len(number) > 1 and {*number} == {"7"} for (number,) in longer)
+    assert plain["digits_in_place"] == pytest.approx(6 / (6 + sum(len(n) - 1 for (n,) in longer)))
+    assert 0 < several["single_digits_read"] < 0.5  # one of four or more
+    assert means["numbers_read"] == pytest.approx(
+        (plain["numbers_read"] + several["numbers_read"]) / 2
+    )
+    assert blank["nothing_read"] == 0
+    assert plain["unsure"] == 0

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import shlex
+import subprocess
 import types
 
 import conftest
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import runs
 import tensorflow as tf
+from PIL import Image
 
 from trainer.config import Config
 from trainer.data import pipeline
@@ -83,13 +86,18 @@ def test_the_phases_add_up_and_the_history_is_a_row_an_epoch(trained: conftest.R
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "epochs"), [("mlp", 5), ("cnn", 1)])
-def test_exported_probabilities_are_calibrated_on_mnist(
+def test_on_mnist_probabilities_are_calibrated_and_the_printed_command_reads_the_sample(
     server: runs.TaskServer, mnist_dir: pathlib.Path, tmp_path: pathlib.Path, model, epochs
 ) -> None:
     directory = tmp_path / "run"
     flags = (f"--model={model}", f"--epochs={epochs}", f"--data_dir={mnist_dir}")
-    server(*flags, f"--model_dir={directory}")
+    answer = server(*flags, f"--model_dir={directory}")
     assert runs.metrics(directory)["test_calibration_error"] < 0.01
+    (command,) = (line for line in answer.out.splitlines() if "trainer.predict" in line)
+    command = shlex.split(command.partition("read a number")[2])
+    done = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True)
+    number = Image.open(directory / "sample.png").text["number"]
+    assert number in done.stdout.splitlines()[-1].split(), done.stderr
 
 
 def test_the_first_digits_are_shown_as_they_are_trained_on(trained: conftest.Run) -> None:

@@ -31,7 +31,8 @@ METRICS = {
 
 def test_a_finished_run_leaves_every_promised_file(trained: conftest.Run) -> None:
     names = {"config.json", "checkpoints", "tensorboard", "saved_model"}
-    names |= {"predictions.png", "history.csv", "metrics.json", "report.html", "figures"}
+    names |= {"predictions.png", "sample.png", "history.csv", "metrics.json"}
+    names |= {"report.html", "figures"}
     assert set(os.listdir(trained.directory)) == names | {"model.keras"}
     parts = {path.name for path in (trained.directory / "tensorboard").iterdir() if path.is_dir()}
     assert parts == {"train", "validation", "test"}

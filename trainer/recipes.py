@@ -42,3 +42,7 @@ RECIPES = {
     "cnn": Recipe(),
     "convnet": Recipe(weight_decay=0.3, augment="elastic", test_time_shifts=True),
 }
+
+# The share of photographed numbers of 1 to 8 digits that is read exactly, after 5 epochs:
+# `scripts/benchmark.py pictures --kinds photographed`.
+NUMBERS_READ = {"mlp": 0.5, "cnn": 0.97}

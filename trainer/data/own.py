@@ -70,9 +70,10 @@ def _field(path: pathlib.Path) -> np.ndarray | str:
     gray = normalize.resize(pixels, _SIDE).clip(0, 255).astype(np.uint8)
     # Ink covers less than the ground: it is light if the middle grey level is a dark one.
     strength, _ = ink.separate(gray, light=np.median(gray) < np.mean([gray.min(), gray.max()]))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(ink.strokes(strength))
-    if count == 1:
+    if strength.max() < ink.MIN_CONTRAST:
         return f"{path} shows no digit; draw or photograph one with more contrast"
+    strokes = (strength > 0.4 * strength.max()).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(strokes)
     areas = stats[:, cv2.CC_STAT_AREA] * (np.arange(count) > 0)
     digit = np.isin(labels, np.flatnonzero(areas > 0.1 * areas.max())).astype(np.uint8)
     left, top, width, height = cv2.boundingRect(digit)

@@ -8,6 +8,8 @@ import numpy as np
 MAX_PARTS = 300  # the largest are kept: a texture has thousands
 MIN_HEIGHT = 9  # pixels of a digit
 GAP = 0.9  # between the digits of a number, at most, in heights of a digit
+BAR, BROKEN = 0.25, 0.1  # parts that are nearer to a larger one, in its sizes, or to one alike
+SOLID = 0.42  # a stroke is narrower, in sizes of its part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,66 +17,59 @@ class Part:
     """A connected stroke, or a piece cut from one."""
 
     label: int  # of its pixels
-    left: int
-    top: int
-    right: int
-    bottom: int
+    box: tuple[int, int, int, int]  # left, top, right, bottom
     area: int
     stroke: float  # its width, in pixels
     origin: int  # the label of the connected stroke
-    seam: float = 0.0  # ink that the cut at its right side crosses, in widths of the stroke
+    seam: int = 0  # strokes that the cut at its right side crosses
 
     @property
     def width(self) -> int:
         """Pixels."""
-        return self.right - self.left
+        return self.box[2] - self.box[0]
 
     @property
     def height(self) -> int:
         """Pixels."""
-        return self.bottom - self.top
-
-    def overlap(self, other: "Part") -> tuple[int, int]:
-        """Pixels of common columns and rows; below 0 those of the gap."""
-        return (
-            min(self.right, other.right) - max(self.left, other.left),
-            min(self.bottom, other.bottom) - max(self.top, other.top),
-        )
+        return self.box[3] - self.box[1]
 
 
-def parts(mask: np.ndarray) -> tuple[np.ndarray, list[Part]]:
-    """Returns labels int32 [h, w] and the parts of strokes, uint8 [h, w]."""
+def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
+    """Returns labels int32 [h, w] and the parts of strokes; frames and what is cut are left out.
+
+    `mask` has the strokes and `lines` what was ruled: uint8 [h, w], 0 or 1.
+    """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
     # The mean distance to the edge is a quarter of the width, and half a pixel between centres.
     widths = 4 * (np.bincount(labels.ravel(), distance.ravel(), count) / stats[:, 4] - 0.5)
-    order = 1 + np.argsort(-stats[1:, 4], kind="stable")[: 3 * MAX_PARTS]
+    order = 1 + np.argsort(-stats[1:, 4], kind="stable")[:MAX_PARTS]
     found = [
-        Part(i, x, y, x + w, y + h, area, max(1.0, float(widths[i])), i)
-        for i, (x, y, w, h, area) in zip(order.tolist(), stats[order].tolist(), strict=True)
+        Part(label, (x, y, x + w, y + h), area, max(1.0, float(widths[label])), label)
+        for label, (x, y, w, h, area) in zip(order.tolist(), stats[order].tolist(), strict=True)
         if area >= 4
     ]
-    whole = [p for p in found if not _touches_edge(p, mask.shape)]
-    if max((p.height for p in whole), default=0) >= 0.3 * max((min(p.height, p.width*3) for p in found), default=0):
+    height, width = mask.shape
+    whole = [p for p in found if min(p.box[:2]) > 0 and p.box[2] < width and p.box[3] < height]
+    tallest = [max((part.height for part in some), default=0) for some in (whole, found)]
+    if tallest[0] >= 0.3 * tallest[1]:  # else the digit fills the picture
         found = whole
-    found = [part for part in found if not _encloses(part, found) and not _is_rule(part)]
-    return labels, found[:MAX_PARTS]
+    rings = _rings(found)
+    return labels, [
+        part
+        for part, ring in zip(found, rings, strict=True)
+        if not (ring or _is_rule(part) or _joins_lines(part, lines))
+    ]
 
 
-def _touches_edge(part: Part, shape: tuple[int, int]) -> bool:
-    return part.left == 0 or part.top == 0 or part.right == shape[1] or part.bottom == shape[0]
-
-
-def _encloses(part: Part, others: list[Part]) -> bool:
-    """Says whether a part is a ring or a box around others."""
-    return part.area < 0.35 * part.width * part.height and any(
-        part.left < other.left
-        and other.right < part.right
-        and part.top < other.top
-        and other.bottom < part.bottom
-        and other.height > 0.3 * part.height
-        for other in others
-    )
+def _rings(found: list[Part]) -> np.ndarray:
+    """Says which parts are rings or boxes around others: bool [n]."""
+    left, top, right, bottom = np.array([part.box for part in found]).reshape(-1, 4).T
+    size, area = (right - left) * (bottom - top), np.array([part.area for part in found])
+    inside = np.less.outer(left, left) & np.greater.outer(right, right)
+    inside &= np.less.outer(top, top) & np.greater.outer(bottom, bottom)
+    share = np.where(inside, np.divide.outer(1 / (bottom - top), 1 / (bottom - top)).T, 0)
+    return (area < 0.35 * size) & (((share > 0.3).sum(1) > 0) | ((share > 0.1).sum(1) > 1))
 
 
 def _is_rule(part: Part) -> bool:
@@ -82,72 +77,40 @@ def _is_rule(part: Part) -> bool:
     return part.width > 4 * part.height and part.area < 1.8 * part.stroke * part.width
 
 
-def words(found: list[Part], broken: float) -> list[list[Part]]:
-    """Groups parts that stand side by side as the digits of a number do.
-
-    With `broken`, parts nearer than this, in sizes of the larger, belong together wherever they are.
-    """
-    main = [
-        p for p in found if p.height >= MIN_HEIGHT and p.stroke <= 0.42 * max(p.width, p.height)
+def _joins_lines(part: Part, lines: np.ndarray) -> bool:
+    """Says whether a part is straight and goes from line to line: the side of a box."""
+    left, top, right, bottom = part.box
+    reach = max(4, part.height // 6)
+    ends = [
+        lines[max(0, y - reach) : y + reach, max(0, left - 3) : right + 3] for y in (top, bottom)
     ]
-    group = list(range(len(main)))
-
-    def root(i: int) -> int:
-        while group[i] != i:
-            i = group[i]
-        return i
-
-    for i, one in enumerate(main):
-        for j, other in enumerate(main[:i]):
-            low, high = sorted([one.height, other.height])
-            columns, rows = one.overlap(other)
-            beside = rows > 0.35 * low and low > 0.4 * high and columns > -GAP * high
-            near = broken * max(one.width, other.width, high)
-            if beside or min(columns, rows) > -near:
-                group[root(i)] = root(j)
-    grouped: dict[int, list[Part]] = {}
-    for i, part in enumerate(main):
-        grouped.setdefault(root(i), []).append(part)
-    for part in found:
-        if part not in main:
-            _join(part, list(grouped.values()))
-    return list(grouped.values())
+    return 3 * part.width < part.height and all(end.any() for end in ends)
 
 
-def _join(part: Part, grouped: list[list[Part]]) -> None:
-    """Adds a small part, as the bar of a 5, to the word that it is near."""
-    nearest, where = 0.3, None
-    for word in grouped:
-        height = max(other.height for other in word)
-        if not 0.004 * height**2 < part.area < 2 * height**2 or part.height > 1.5 * height:
-            continue
-        for other in word:
-            gap = sum(max(0, -each) for each in part.overlap(other)) / height
-            if gap < nearest:
-                nearest, where = gap, word
-    if where is not None:
-        where.append(part)
+def words(found: list[Part]) -> list[list[Part]]:
+    """Groups parts that stand side by side as the digits of a number do, or near each other."""
+    left, top, right, bottom = np.array([part.box for part in found]).reshape(-1, 4).T
+    wide, tall = right - left, bottom - top
+    strokes = np.array([part.stroke for part in found])
+    digits = (tall >= MIN_HEIGHT) & (strokes <= SOLID * np.maximum(wide, tall))
+    # Pixels of common columns and rows of each pair; below 0 those of the gap.
+    columns = np.minimum.outer(right, right) - np.maximum.outer(left, left)
+    rows = np.minimum.outer(bottom, bottom) - np.maximum.outer(top, top)
+    low, high = np.minimum.outer(tall, tall), np.maximum.outer(tall, tall)
+    beside = (rows > 0.35 * low) & (low > 0.4 * high) & (columns > -GAP * high)
+    beside &= np.logical_and.outer(digits, digits)
+    size = np.maximum(wide, tall)
+    smaller, larger = np.minimum.outer(size, size), np.maximum.outer(size, size)
+    reach = np.where(smaller < 0.6 * larger, BAR, BROKEN) * larger
+    near = np.minimum(columns, rows) > -reach
+    group, last = np.arange(len(found)), None
+    while not np.array_equal(group, last):
+        last, group = group, np.where(beside | near, group, len(found)).min(1, initial=len(found))
+    grouped = [np.flatnonzero(group == number) for number in np.unique(group)]
+    return [[found[i] for i in members] for members in grouped if digits[members].any()]
 
 
 def text_height(word: list[Part]) -> float:
     """Returns the height of the digits of a word, in pixels."""
     heights = np.array([part.height for part in word])
     return float(np.percentile(heights[heights >= 0.5 * heights.max()], 75))
-
-
-def stands_out(
-    ink: np.ndarray, ground: np.ndarray, labels: np.ndarray, word: list[Part], height: float
-) -> bool:
-    """Says whether the ground under a word goes on above or below it.
-
-    Else it is no ink: what is light between dark strokes has their level as its ground.
-    """
-    top, bottom = min(p.top for p in word), max(p.bottom for p in word)
-    left, right = min(p.left for p in word), max(p.right for p in word)
-    own = np.isin(labels[top:bottom, left:right], [p.label for p in word])
-    columns = np.nonzero(own)[1]
-    level = ground[top:bottom, left:right][own]
-    limit = 0.5 * np.median(ink[top:bottom, left:right][own])
-    beyond = max(0, int(top - height / 2)), min(len(ground) - 1, int(bottom + height / 2))
-    steps = [np.abs(level - ground[row, left + columns]) for row in beyond]
-    return float(np.mean(np.minimum(*steps) < limit)) > 0.5

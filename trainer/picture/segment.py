@@ -12,8 +12,10 @@ import numpy as np
 from trainer.picture.find import Part
 from trainer.picture.normalize import to_mnist
 
-MAX_JOINED = 7  # pieces
-LATERAL, LIMIT, APART = 0.4, 2.6, 0.07
+MAX_JOINED = 9  # pieces
+LATERAL = 0.4  # cost of a cut's step to the side, in pixels of ink
+MAX_INK = 2.6  # that a cut may cross, in widths of the stroke
+APART = 0.09  # the least distance of cuts, in heights of a digit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,61 +26,54 @@ class Candidate:
     end: int
     box: tuple[int, int, int, int]
     field: np.ndarray  # uint8 [28, 28]
-    joined: float  # height of the second tallest of the connected strokes in it, in text heights
-    seam: float  # of its last piece
+    joined: float  # height of the second tallest connected stroke in it, in heights of a digit
+    seam: int  # of its last piece
 
 
 def cut(labels: np.ndarray, word: list[Part], height: float) -> list[Part]:
     """Returns the pieces of a word from left to right; `labels` gets those of the new ones."""
-    pieces = []
-    label = int(labels.max())
+    pieces, label = [], int(labels.max())
     for part in word:
-        view = labels[part.top : part.bottom, part.left : part.right]
+        left, top, right, bottom = part.box
+        view = labels[top:bottom, left:right]
         mask = view == part.label
-        if part.width < 0.35 * height or part.height < 0.3 * height:
-            paths = []
-        else:
-            paths = _seams(mask, LIMIT * part.stroke, APART * height)
-        if not paths:
-            pieces.append(part)
-            continue
-        columns = np.arange(part.width)
-        number = sum((columns >= path[:, None]).astype(int) for path, _ in paths)
+        paths = []
+        if part.width > 0.35 * height and part.height > 0.3 * height:
+            paths = _seams(mask, MAX_INK * part.stroke, max(1, int(APART * height)))
+        number = sum(
+            [np.arange(part.width) >= path[:, None] for path in paths], np.zeros(mask.shape, int)
+        )
         for i in range(len(paths) + 1):
             own = mask & (number == i)
             if own.any():
-                seam = paths[i][1] / part.stroke if i < len(paths) else 0.0
                 x, y, w, h = cv2.boundingRect(own.astype(np.uint8))
+                box = (left + x, top + y, left + x + w, top + y + h)
+                seam = _crossings(mask, paths[i]) if i < len(paths) else 0
                 label += 1
                 view[own] = label
-                x, y = x + part.left, y + part.top
-                pieces.append(
-                    Part(label, x, y, x + w, y + h, int(own.sum()), part.stroke, part.label, seam)
-                )
-    return sorted(pieces, key=lambda piece: piece.left + piece.right)
+                pieces.append(Part(label, box, int(own.sum()), part.stroke, part.label, seam))
+    return sorted(pieces, key=lambda piece: piece.box[0] + piece.box[2])
 
 
-def _seams(mask: np.ndarray, limit: float, apart: float) -> list[tuple[np.ndarray, float]]:
+def _seams(mask: np.ndarray, limit: float, apart: int) -> list[np.ndarray]:
     """Returns paths from top to bottom that cross little ink: columns, int [h] each."""
-    middle, reach = len(mask) // 2, max(1, int(apart))
-    cost = mask.astype(np.float32)
+    middle, cost = len(mask) // 2, mask.astype(np.float32)
     above, from_above = _least(cost[: middle + 1])
     below, from_below = _least(cost[middle:][::-1])
     total = above + below - cost[middle]
-    found: list[int] = []
-    for x in range(reach, len(total) - reach):
-        least = total[x] == total[x - reach : x + reach + 1].min()
-        if total[x] <= limit and least and (not found or x - found[-1] > reach):
+    found = [-apart]
+    for x in range(apart, len(total) - apart):
+        least = total[x] == total[x - apart : x + apart + 1].min()
+        if least and total[x] <= limit and x - found[-1] > 1.3 * apart:
             found.append(x)
     return [
-        (np.concatenate([_trace(from_above, x)[::-1], _trace(from_below, x)[1:]]), float(total[x]))
-        for x in found
+        np.concatenate([_trace(from_above, x)[::-1], _trace(from_below, x)[1:]]) for x in found[1:]
     ]
 
 
 def _least(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least costs from the first row to the last's pixels, and steps back to the row before."""
-    total, back = cost[0], np.zeros(cost.shape, np.int8)
+    total, back = cost[0], np.zeros(cost.shape, int)
     for y in range(1, len(cost)):
         padded = np.pad(total, 1, constant_values=np.inf)
         ways = np.stack([padded[:-2] + LATERAL, padded[1:-1], padded[2:] + LATERAL])
@@ -89,10 +84,14 @@ def _least(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _trace(back: np.ndarray, x: int) -> np.ndarray:
     path = [x]
-    for row in back[:0:-1]:
-        x += int(row[x])
-        path.append(x)
+    for steps in back[:0:-1]:
+        path.append(path[-1] + steps[path[-1]])
     return np.array(path)
+
+
+def _crossings(mask: np.ndarray, path: np.ndarray) -> int:
+    """How many strokes a path crosses."""
+    return int((np.diff(mask[np.arange(len(mask)), path].astype(int), prepend=0) > 0).sum())
 
 
 def candidates(
@@ -103,42 +102,27 @@ def candidates(
     for first in range(len(pieces)):
         for end in range(first + 1, min(len(pieces), first + MAX_JOINED) + 1):
             run = pieces[first:end]
-            box = (
-                min(p.left for p in run),
-                min(p.top for p in run),
-                max(p.right for p in run),
-                max(p.bottom for p in run),
-            )
-            wide, tall = box[2] - box[0], box[3] - box[1]
-            if end - first > 1 and wide > 1.5 * height:
+            boxes = np.array([part.box for part in run])
+            left, top = boxes[:, :2].min(0).tolist()
+            right, bottom = boxes[:, 2:].max(0).tolist()
+            if end - first > 1 and right - left > 1.5 * height:
                 break
-            if tall < 0.35 * height or (end - first > 1 and _gap(run) > 0.3 * height):
-                continue
-            field = _field(ink, labels, run, box)
-            found.append(Candidate(first, end, box, field, _joined(run) / height, run[-1].seam))
+            if bottom - top >= 0.35 * height:
+                box = (left, top, right, bottom)
+                field = _field(ink, labels, run, box)
+                found.append(Candidate(first, end, box, field, _joined(run) / height, run[-1].seam))
     return found
 
 
-def _gap(run: list[Part]) -> int:
-    """The widest gap between parts from left to right."""
-    right, widest = run[0].right, 0
-    for part in sorted(run, key=lambda part: part.left):
-        widest = max(widest, part.left - right)
-        right = max(right, part.right)
-    return widest
-
-
 def _joined(run: list[Part]) -> int:
-    rows: dict[int, tuple[int, int]] = {}
+    tall: dict[int, int] = {}
     for part in run:
-        top, bottom = rows.get(part.origin, (part.top, part.bottom))
-        rows[part.origin] = min(top, part.top), max(bottom, part.bottom)
-    return sorted([0, *(bottom - top for top, bottom in rows.values())])[-2]
+        tall[part.origin] = max(tall.get(part.origin, 0), part.height)
+    return sorted([0, *tall.values()])[-2]
 
 
-def _field(
-    ink: np.ndarray, labels: np.ndarray, run: list[Part], box: tuple[int, int, int, int]
-) -> np.ndarray:
+def _field(ink: np.ndarray, labels: np.ndarray, run: list[Part], box: tuple) -> np.ndarray:
+    """Returns pieces as MNIST holds a digit, with the soft edges of their strokes."""
     left, top, right, bottom = box
     near = labels[top:bottom, left:right]
     own = np.isin(near, [part.label for part in run])

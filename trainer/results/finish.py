@@ -15,8 +15,8 @@ from trainer.model.trainer import Trainer
 from trainer.plan import Plan
 from trainer.process.clock import Clock
 from trainer.process.console import Console, counted
-from trainer.recipes import RECIPES
-from trainer.results import evaluation, export, figures, report
+from trainer.recipes import NUMBERS_READ, RECIPES
+from trainer.results import evaluation, export, figures, report, sample
 from trainer.results.evaluation import Evaluation
 from trainer.results.reporter import Reporter
 from trainer.run import directory as run_directory
@@ -108,6 +108,9 @@ def _write_pictures(
     title = f"{model} reads {result.accuracy:.2%} of {len(images):,} {data} test digits right"
     picture = figures.predictions(images, result, title=title)
     files.write_bytes(files.join(path, run_directory.PREDICTIONS), picture)
+    if data != "fashion_mnist":  # clothes make no number
+        picture = sample.draw(images, result.labels, metrics["seed"])
+        files.write_bytes(files.join(path, run_directory.SAMPLE), picture)
     drawn = figures.report_figures(progress.history, images, result)
     for name, svg in drawn.items():
         files.write_text(files.join(path, run_directory.FIGURES, f"{name}.svg"), svg)
@@ -138,7 +141,7 @@ def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> 
     speed = f" at {rate:,} digits/s" if rate else ""
     whole = "in all" if metrics["resumed_from_step"] is None else "since it was resumed"
     path, parent = config.model_dir, os.path.dirname(config.model_dir)
-    where, runs = shlex.quote(path), shlex.quote(parent or path)
+    runs = shlex.quote(parent or path)
     python = shlex.quote(min(sys.executable, os.path.relpath(sys.executable), key=len))
     console.line(
         f"calib   expected calibration error {metrics['test_calibration_error']:.2%} at temperature"
@@ -146,6 +149,17 @@ def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> 
         f"time    {metrics['train_seconds']:.1f} s training{speed},"
         f" {metrics['wall_seconds']:.1f} s {whole}\n\n"
         f"Everything is in {path}: report.html, predictions.png, metrics.json, saved_model/\n"
-        f"  see the curves   {python} -m tensorboard.main --logdir {runs}\n"
-        f"  read your own    {python} -m trainer.predict --model_dir {where} image.png"
+        f"  see the curves   {python} -m tensorboard.main --logdir {runs}"
     )
+    _print_how_to_read(config, python, console)
+
+
+def _print_how_to_read(config: Config, python: str, console: Console) -> None:
+    path = files.join(config.model_dir, run_directory.SAMPLE)
+    picture = path if files.is_local(path) and files.exists(path) else "image.png"
+    where = f"--model_dir={shlex.quote(config.model_dir)} {shlex.quote(picture)}"
+    hint = "or a photo of your own"
+    if config.model == "mlp":
+        mlp, cnn = (f"{NUMBERS_READ[model]:.0%}" for model in ("mlp", "cnn"))
+        hint += f": mlp reads {mlp} of photographed numbers, --model cnn {cnn}"
+    console.line(f"  read a number    {python} -m trainer.predict {where}\n{'':19}({hint})")

@@ -27,6 +27,7 @@ CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
 KERAS = "model.keras"
 CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
 PREDICTIONS, FIGURES, REPORT = "predictions.png", "figures", "report.html"
+SAMPLE = "sample.png"
 CHECKPOINT_PREFIX = "step-"
 Record = Mapping[str, Any]
 # A finished run that lost one of these is finished again. Event files cannot be made again.
