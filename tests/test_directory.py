@@ -16,7 +16,7 @@ from trainer.run import files
 from trainer.run.directory import State, check_path, examine, read
 
 SHA256 = {"train_images": "a", "train_labels": "b"}
-RESULTS = ("history.csv", "report.html", "predictions.png", "figures")
+RESULTS = ("history.csv", "report.html", "predictions.png", "figures", "model.keras")
 
 
 def write(directory: pathlib.Path, *, finished_epochs: int = 0, **flags: object) -> None:

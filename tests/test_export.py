@@ -1,4 +1,4 @@
-"""The SavedModel: it answers alone as the trained model did, and is published only if it does."""
+"""The exports: they answer alone as the trained model did, and are published only if they do."""
 
 import json
 import os
@@ -59,6 +59,36 @@ def test_a_script_with_nothing_but_tensorflow_reads_the_reported_accuracy(
         ]
 
 
+def test_a_script_with_nothing_but_keras_reads_the_same_and_trains_on(
+    trained: conftest.Run, tiny_dir: pathlib.Path
+) -> None:
+    program = """
+        import gzip, json, sys
+        import keras
+        import numpy as np
+        path, data = sys.argv[1:]
+        def idx(name, shape, skip):
+            with gzip.open(f"{data}/t10k-{name}-ubyte.gz") as file:
+                return np.frombuffer(file.read()[skip:], np.uint8).reshape(shape)
+        digits = idx("images-idx3", (-1, 28, 28), 16), idx("labels-idx1", (-1,), 8)
+        model = keras.models.load_model(path, safe_mode=True)
+        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        found = model.evaluate(*digits, verbose=0)
+        losses = model.fit(*digits, epochs=3, verbose=0).history["loss"]
+        logits = model.get_layer("mlp")(digits[0][:5] / np.float32(255))
+        assert "trainer" not in sys.modules
+        print(json.dumps([*found, losses[-1], list(logits.shape)]))
+    """
+    process = runs.python(program, args=(str(trained.directory / "model.keras"), str(tiny_dir)))
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    loss, accuracy, trained_on, shape = json.loads(out)
+    metrics = runs.metrics(trained.directory)
+    assert accuracy == pytest.approx(metrics["test_accuracy"])
+    assert trained_on < loss == pytest.approx(metrics["test_loss"], rel=1e-3)
+    assert shape == [5, 10]
+
+
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
     return networks.build("mlp", seed=3)
@@ -75,7 +105,7 @@ def publish(
     temperature: float = 1.0,
     **more,
 ) -> str:
-    path = str(directory / "30")
+    path = str(directory / more.get("name", "30"))
     export.publish(model, path, temperature, IMAGES, answers, more.get("precision", "float32"))
     return path
 
@@ -103,19 +133,20 @@ def test_a_temperature_changes_probabilities_and_no_class(
         publish(model, tmp_path, answers, temperature=0.5)
 
 
+@pytest.mark.parametrize("name", ["30", "model.keras"])
 @pytest.mark.parametrize("wrong", [1e-3, np.nan])
 def test_what_answers_differently_is_not_published(
-    model: keras.Model, tmp_path: pathlib.Path, wrong: float
+    model: keras.Model, tmp_path: pathlib.Path, wrong: float, name: str
 ) -> None:
     answers = probabilities(model)
     answers[5, 3] += wrong
     with pytest.raises(RuntimeError, match="not published"):
-        publish(model, tmp_path, answers)
+        publish(model, tmp_path, answers, name=name)
     assert os.listdir(tmp_path) == []
-    publish(model, tmp_path, probabilities(model))
+    publish(model, tmp_path, probabilities(model), name=name)
     before = runs.snapshot(tmp_path)
     with pytest.raises(RuntimeError):
-        publish(model, tmp_path, answers)
+        publish(model, tmp_path, answers, name=name)
     assert runs.snapshot(tmp_path) == before
 
 
@@ -147,3 +178,13 @@ def test_half_precision_is_published_as_well(precision: str, tmp_path: pathlib.P
         answer = signature(images=tf.constant(digits))
         assert answer["probabilities"].dtype == tf.float32
         assert answer["probabilities"].shape == (len(digits), 10)
+
+
+@pytest.mark.parametrize(("name", "precision"), [("cnn", "bfloat16"), ("convnet", "float32")])
+def test_keras_files_of_every_network_answer_as_the_saved_model_does(
+    name: str, precision: str
+) -> None:
+    model, path = networks.build(name, precision=precision, seed=3), f"ram://keras/{name}.keras"
+    answers = tf.nn.softmax(networks.logits(model, IMAGES) / 0.5).numpy()
+    export.publish(model, path, 0.5, IMAGES, answers, precision)
+    assert tf.io.gfile.exists(path)

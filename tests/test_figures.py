@@ -84,17 +84,28 @@ def test_figures_hold_the_numbers_as_text() -> None:
     assert sum(counts) == 100 + 2 * sum(range(10))  # with the headings of rows and columns
     assert {"training", "validation", "epoch"} <= set(words(drawn["history"]))
     assert "70.0%" in words(drawn["confusion_matrix"])
-    captions = words(drawn["mistakes"])
+    captions = [word for word in words(drawn["mistakes"]) if word.startswith(("read ", "is "))]
     assert captions[:2] == ["read 1 (90 %)", "is 0"]
     assert len(captions) == 2 * 20
+
+
+def test_a_figure_alone_says_what_it_shows() -> None:
+    images, result = answers(100, 30)
+    for name, svg in figures.report_figures(rows(4), images, result).items():
+        assert figures.CAPTIONS[name] in words(svg)
+    error = f"{100 * result.calibration_error:.1f} points"
+    assert any(error in word for word in words(svg))
 
 
 def test_tensorboards_pictures_mark_what_is_wrong() -> None:
     drawn = figures.answer_pictures(*answers(40, 12))
     matrix, mistakes = (drawn[name].astype(int) for name in ("confusion_matrix", "mistakes"))
     assert drawn["mistakes"].dtype == np.uint8
-    redness = (matrix[..., 0] - matrix[..., 2])[60:510, 60:510]
-    cells = redness.reshape(10, 45, 10, 45)[:, 6, :, 6]  # a corner of each cell
+    # As wide as TensorBoard's cards show them: others would be scaled without smoothing.
+    assert matrix.shape[:2] == (350, 350)
+    assert mistakes.shape[1] == 350
+    corners = (45 + 30.1 * np.arange(10) + 4).astype(int)  # of each cell, in from its edge
+    cells = (matrix[..., 0] - matrix[..., 2])[np.ix_(corners, corners)]
     assert (np.diag(cells) < -30).all()
     assert (cells[np.arange(10), (np.arange(10) + 1) % 10] > 30).all()
     assert cells[0, 5] == 0

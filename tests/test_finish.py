@@ -57,19 +57,21 @@ def test_the_last_lines_hold_the_interval_and_where_things_are(trained: conftest
         assert text in trained.answer.out
 
 
-def test_without_validation_digits_the_recipes_temperature_stands_in(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+@pytest.mark.parametrize("validation_examples", [0, 4])
+def test_without_validation_digits_that_tell_the_recipes_temperature_stands_in(
+    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path, validation_examples
 ) -> None:
     directory = tmp_path / "run"
     answer = server(
-        *("--validation_examples=0", "--batch_size=50", "--epochs=1", "--jit_compile=off"),
-        *(f"--data_dir={tiny_dir}", f"--model_dir={directory}"),
+        *(f"--validation_examples={validation_examples}", "--batch_size=50", "--epochs=1"),
+        *("--jit_compile=off", f"--data_dir={tiny_dir}", f"--model_dir={directory}"),
     )
     metrics = runs.metrics(directory)
     assert metrics["temperature"] == RECIPES["mlp"].temperature
     assert "recipe" in answer.out
-    assert metrics["validation_accuracy"] is None
-    assert runs.history(directory)[0]["validation_loss"] == ""
+    if not validation_examples:
+        assert metrics["validation_accuracy"] is None
+        assert runs.history(directory)[0]["validation_loss"] == ""
 
 
 def test_the_phases_add_up_and_the_history_is_a_row_an_epoch(trained: conftest.Run) -> None:

@@ -33,7 +33,7 @@ def test_a_finished_run_leaves_every_promised_file(trained: conftest.Run) -> Non
     names = {"config.json", "checkpoints", "tensorboard", "saved_model"}
     names |= {"predictions.png", "sample.png", "history.csv", "metrics.json"}
     names |= {"report.html", "figures"}
-    assert set(os.listdir(trained.directory)) == names
+    assert set(os.listdir(trained.directory)) == names | {"model.keras"}
     parts = {path.name for path in (trained.directory / "tensorboard").iterdir() if path.is_dir()}
     assert parts == {"train", "validation", "test"}
     assert os.listdir(trained.directory / "saved_model") == ["30"]

@@ -1,8 +1,10 @@
 """The report: complete, self-contained, safe from what the run is called, fit for a phone."""
 
+import base64
 import json
 import pathlib
 import re
+import time
 
 import browser as browsers
 import conftest
@@ -31,8 +33,27 @@ def test_the_page_holds_all_that_the_run_recorded(
     wanted += [metrics["weights_sha256"], *record["data"]["sha256"].values()]
     wanted += [record["versions"]["tensorflow"], f"saved_model/{metrics['steps']}"]
     wanted += [name for name, value in record["config"].items() if value is not None]
-    wanted += figures.CAPTIONS.values()
+    wanted += [time.strftime("%B %Y", time.gmtime()), "tests/runs.py"]  # the process's command
     assert [value for value in wanted if value not in words] == []
+    alternatives = browser.run("[...document.images].map((image) => image.alt)")
+    assert alternatives == [*figures.CAPTIONS.values()]
+
+
+@pytest.mark.parametrize("size", [(8.27, 11.69), (8.5, 11)], ids=["A4", "Letter"])
+def test_the_page_is_printed_on_two_full_sheets(
+    page: pathlib.Path, browser: browsers.Browser, size: tuple[float, float]
+) -> None:
+    browser.open(page.as_uri())
+    options = {"paperWidth": size[0], "paperHeight": size[1], "preferCSSPageSize": True}
+    printed = browser.driver.execute_cdp_cmd("Page.printToPDF", options)
+    content = base64.b64decode(printed["data"])
+    assert len(re.findall(rb"/Type /Page\b(?!s)", content)) == 2
+    # The figures fill the first sheet, all else the second: neither is two thirds empty.
+    browser.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    heights = browser.run(
+        "[...document.querySelectorAll('main section')].map((s) => s.offsetHeight)"
+    )
+    assert min(heights[0], sum(heights[1:])) > 96 * size[1] / 2
 
 
 @pytest.mark.parametrize("width", [390, 1200])
@@ -67,14 +88,21 @@ METRICS = {
     **{"validation_accuracy": None, "train_seconds": 1.0, "examples_per_second": None},
     **{"parameters": 1, "weights_sha256": "0", "resumed_from_step": None},
 }
+RESOLVED = {
+    **{"devices": "CPU", "cpus": 2, "replicas": 1, "workers": 1, "strategy": "cpu"},
+    **{"precision": "float32", "jit_compile": "off"},
+}
+VERSIONS = dict.fromkeys(("trainer", "code", "python", "tensorflow", "keras", "numpy"), "1")
+VERSIONS["platform"] = "<b>"
 
 
 def test_text_of_the_run_cannot_become_markup() -> None:
     record = {
         "config": {"data_dir": "<script>alert(1)</script>"},
-        "resolved": {},
+        "resolved": RESOLVED,
         "data": {"name": "mnist", "source": "<i>", "sha256": {}},
-        "versions": {},
+        "initial_weights": {"path": "<u>", "step": 1, "weights_sha256": "0"},
+        "versions": VERSIONS,
     }
     page = report.page("it's <u>", METRICS, record, {"history": "<svg></svg>"})
     assert not re.search("<(script|b|i|u)>", page)

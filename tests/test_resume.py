@@ -307,7 +307,14 @@ def test_a_finished_run_that_lost_results_is_finished_again(
 ) -> None:
     directory = tmp_path / "run"
     shutil.copytree(undisturbed, directory)
-    for name in ("saved_model", "figures", "history.csv", "report.html", "predictions.png"):
+    for name in (
+        "saved_model",
+        "figures",
+        "history.csv",
+        "report.html",
+        "predictions.png",
+        "model.keras",
+    ):
         files.remove(str(directory / name))
     assert f"resumed at step {LAST}" in again().out
     assert_as_if_undisturbed(directory, undisturbed)

@@ -34,6 +34,7 @@ WRONG_FLAGS = {
     "--epochs": "epochs",
     "--model=resnet": "mlp",
     "--dataset=cifar10": "fashion_mnist",
+    "--dataset=own": "--data_dir",
     "--batch_size=0": "batch_size",
     "--batch_size=60001": "60000",
     "--learning_rate=nan": "learning_rate",
@@ -113,12 +114,34 @@ def test_a_directory_that_cannot_be_written_is_refused(entry: runs.TaskServer) -
 
 def record_run(directory: pathlib.Path, metrics: dict[str, object] | None = None) -> None:
     """Makes `directory` that of a run with the default flags and MNIST."""
-    record = {"config": Config(dataset="mnist").resolved().to_dict(), "resolved": {}, "data": {}}
+    config = Config(dataset="mnist", validation_examples=5000).resolved().to_dict()
+    record = {"config": config, "resolved": {}, "data": {}}
     run_directory.write_json(str(directory), "config.json", record)
     if metrics:
         run_directory.write_json(str(directory), "metrics.json", metrics)
-        for name in ("history.csv", "report.html", "predictions.png", "figures", "saved_model/9"):
+        for name in (
+            "history.csv",
+            "report.html",
+            "predictions.png",
+            "model.keras",
+            "figures",
+            "saved_model/9",
+        ):
             (directory / name).mkdir(parents=True)
+
+
+@pytest.mark.parametrize(("steps", "model"), [((), "mlp"), ((5,), "cnn")])
+def test_weights_to_begin_with_that_cannot_be_had_are_refused_at_once(
+    entry: runs.TaskServer, tmp_path: pathlib.Path, steps: tuple[int, ...], model: str
+) -> None:
+    record_run(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    for step in steps:
+        (tmp_path / "checkpoints" / f"step-{step}.index").touch()
+    flags = (f"--model={model}", f"--model_dir={tmp_path / 'run'}", f"--init_from={tmp_path}")
+    answer = entry(*flags, code=2)
+    assert ("--model=mlp" if steps else "no run with a checkpoint") in answer.message
+    assert not answer.tensorflow
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,8 @@ def test_loss_and_accuracy_of_every_part_are_curves_of_one_name(
     assert set(tags[part("train")]) == {
         *("loss", "accuracy", "gradient_norm", "learning_rate", "examples_per_second")
     }
-    assert set(tags[part("validation")]) == set(tags[part("test")]) == {"loss", "accuracy"}
+    assert set(tags[part("validation")]) == {"loss", "accuracy"}
+    assert set(tags[part("test")]) == {"loss", "accuracy", "calibrated_loss"}
     for name, steps in STEPS.items():
         for tag in ("loss", "accuracy"):
             points = ask(address, "scalars/scalars", run=part(name), tag=tag)
@@ -84,6 +85,12 @@ def test_loss_and_accuracy_of_every_part_are_curves_of_one_name(
         points = ask(address, "scalars/scalars", run=part("validation"), tag=tag)
         found = [float(row[f"validation_{tag}"]) for row in rows]
         assert [value for _, _, value in points] == pytest.approx(found, rel=1e-6)
+    metrics = runs.metrics(trained.directory)
+    [[_, _, loss]] = ask(address, "scalars/scalars", run=part("test"), tag="calibrated_loss")
+    assert loss == pytest.approx(metrics["test_loss"], rel=1e-6)
+    [[_, _, raw]] = ask(address, "scalars/scalars", run=part("test"), tag="loss")
+    assert abs(raw - loss) > 1e-3  # comparable with validation, and described as such
+    assert "alibrated" in tags[part("test")]["loss"]["description"]
     rates = ask(address, "scalars/scalars", run=part("train"), tag="learning_rate")
     assert rates[2][2] == pytest.approx(float(rows[0]["learning_rate"]))
 
@@ -115,6 +122,8 @@ def test_the_configuration_and_the_graph_are_there(address: str) -> None:
     (text,) = ask(address, "text/text", run=part("train"), tag="configuration")
     for word in ("batch_size", "learning_rate", "tensorflow", "precision"):
         assert word in text["text"]
+    assert "<pre>" in text["text"]
+    assert not set('"{}') & set(text["text"].split("<pre>")[1])
     assert ask(address, "graphs/info")[part("train")]["run_graph"]
 
 

@@ -15,7 +15,7 @@ from absl import flags
 from trainer.errors import UsageError
 from trainer.recipes import AUGMENTATIONS, RECIPES
 
-DATASETS = ("auto", "mnist", "synthetic", "fashion_mnist")
+DATASETS = ("auto", "mnist", "synthetic", "fashion_mnist", "own")
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -83,11 +83,18 @@ class Config:
     model: str = _flag("mlp", "network to train", _choice(RECIPES))
     dataset: str = _flag(
         "auto",
-        "what to train on; auto is MNIST if it can be had, else synthetic digits, with a warning",
+        "what to train on; auto is MNIST if it can be had, else synthetic digits, with a warning;"
+        " own are the pictures in --data_dir, in folders 0 to 9",
         _choice(DATASETS),
     )
     data_dir: str | None = _flag(
-        None, "directory with IDX files or an .npz; looked at first", _Path(), Scope.PROCESS
+        None,
+        "directory with IDX files, an .npz or pictures; looked at first",
+        _Path(),
+        Scope.PROCESS,
+    )
+    init_from: str | None = _flag(
+        None, "directory of a run of the same --model, with whose weights this one begins", _Path()
     )
     model_dir: str | None = _flag(
         None,
@@ -156,7 +163,11 @@ class Config:
         0, "steps between checkpoints; 0: only at the end of an epoch", _integer(0), Scope.PART
     )
     keep_checkpoints: int = _flag(3, "newest checkpoints to keep", _integer(1, 1_000), Scope.PART)
-    validation_examples: int = _flag(5000, "training examples held out to validate on", _integer(0))
+    validation_examples: int | None = _flag(
+        None,
+        "training examples held out to validate on (default: 5000, at most a tenth)",
+        _integer(0),
+    )
     seed: int = _flag(
         1, "decides all randomness: initial weights, order, augmentation", _integer(0, 2**31 - 1)
     )
@@ -178,6 +189,8 @@ class Config:
                 "--data_dir does not go with --dataset=synthetic, which is drawn and not read;"
                 " leave one of them out"
             )
+        if self.dataset == "own" and self.data_dir is None:
+            raise UsageError("--dataset=own needs --data_dir, the directory of your pictures")
         if self.virtual_devices and self.strategy in ("cpu", "gpu", "multi_worker"):
             raise UsageError(
                 f"--virtual_devices={self.virtual_devices} splits the CPU, so it does not go with"

@@ -68,17 +68,22 @@ def _get_ready(
         # A lost worker is reported once, by name, and not by every operation that it fails.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     startup.keep_freed_memory()
-    name = config.dataset
-    if name == "auto" and config.model_dir and not config.data_dir:
+    if config.dataset == "auto" and config.model_dir and not config.data_dir:
         # A run goes on with the data set that `auto` became when it began.
-        name = directory.read(config.model_dir).config.get("dataset", name)
-    loading = ThreadPoolExecutor(1).submit(data.load, name, config.data_dir, notify=console.warn)
+        known = directory.read(config.model_dir).config.get("dataset", "auto")
+        config = dataclasses.replace(config, dataset=known)
+    wanted = config.dataset, config.data_dir
+    loading = ThreadPoolExecutor(1).submit(data.load, *wanted, notify=console.warn)
     startup.import_tensorflow()
     clock.lap("imports")
     loaded = loading.result()
     clock.lap("data")
-    where = config.model_dir or directory.default_path(loaded.name, config.model)
-    return dataclasses.replace(config.resolved(), dataset=loaded.name, model_dir=where), loaded
+    found = {
+        "dataset": loaded.name,
+        "model_dir": config.model_dir or directory.default_path(loaded.name, config.model),
+        "validation_examples": plans.validation_examples(config, len(loaded.train_labels)),
+    }
+    return dataclasses.replace(config.resolved(), **found), loaded
 
 
 def _meet(config: Config, cluster: Cluster, dataset: Dataset, last_step: int) -> Cluster:
@@ -131,11 +136,14 @@ def _train_and_finish(
     trainer, reporter = Trainer(plan, devices), SilentReporter()
     checkpoints = Checkpoints(plan, trainer.checkpoint_items(), dataset.sha256, is_chief=is_chief)
     progress, resumed_from = checkpoints.restore(agreement.from_chief, console)
+    if progress.initial and resumed_from is None:
+        progress.initial["weights_sha256"] = trainer.weights_sha256()
+        agreement.compare({"weights in --init_from": trainer.weights_sha256()})
     # Whoever only writes the results may run elsewhere than where the run was trained.
     trained = resumed_from == plan.total_steps
     resolved = recorded.resolved if trained else directory.trained_on(plan, devices)
     if is_chief:
-        directory.record(plan, resolved, dataset, progress.history)
+        directory.record(plan, resolved, dataset, progress.history, progress.initial)
         reporter = Reporter(plan, trainer, dataset, console)
     reporter.start(devices, resumed_from)
     before = recorded.resolved if resumed_from is not None else resolved

@@ -103,6 +103,12 @@ def epoch_end(config: Config, examples: int, epoch: int) -> int:
     return -(-epoch * examples // config.batch_size)
 
 
+def validation_examples(config: Config, examples: int) -> int:
+    """Returns how many of the data set's training examples are held out to validate on."""
+    chosen = config.validation_examples
+    return min(5000, examples // 10) if chosen is None else chosen
+
+
 def training_examples(config: Config, examples: int) -> int:
     """Returns how many of the data set's training examples are left beside those held out.
 

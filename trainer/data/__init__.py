@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Dataset:
     """A data set in memory; its arrays may be read-only."""
 
-    name: str  # `mnist`, `fashion_mnist` or `synthetic`; never `auto`
+    name: str  # one of `config.DATASETS`; never `auto`
     train_images: np.ndarray  # uint8 [n, 28, 28]
     train_labels: np.ndarray  # uint8 [n], 0 to 9
     test_images: np.ndarray
@@ -43,7 +43,8 @@ def load(
     The places: `data_dir`; `$MNIST_DATA_DIR` (`$FASHION_MNIST_DATA_DIR`); Keras's cache; this
     project's cache; the download of what is `published` into it. Each of the first two counts
     alone: a fault there is an error, for `auto` too. They have the four IDX files (plain or .gz) or
-    `<name>.npz`. `auto` is `mnist`, or `synthetic` with a warning if MNIST cannot be had.
+    `<name>.npz`. `own` are the pictures in `data_dir` (`own.read`). `auto` is `own` if there are
+    some, else `mnist`, or `synthetic` with a warning if MNIST cannot be had.
     `notify` gets warnings and the start of a download, one line or several at a time.
 
     Raises:
@@ -55,8 +56,10 @@ def load(
 
         drawn = synthetic.generate(*synthetic_examples)
         return _dataset(name, drawn, "drawn by trainer.data.synthetic")
-    from trainer.data import sources
+    from trainer.data import own, sources
 
+    if name == "own" or (name == "auto" and data_dir and own.present(data_dir)):
+        return _dataset("own", *own.read(data_dir, notify))
     wanted = "mnist" if name == "auto" else name
     found = sources.find(wanted, data_dir, notify)
     if found is None:

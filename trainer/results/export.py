@@ -1,10 +1,16 @@
-"""The servable model: a SavedModel with preprocessing and temperature inside, checked first."""
+"""The exported models, with preprocessing and temperature inside: a SavedModel, `model.keras`."""
+
+import os
+import pathlib
+import tempfile
 
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import layers
 
 from trainer.model import networks
+from trainer.recipes import RECIPES
 from trainer.run import files
 
 _IMAGES = tf.TensorSpec((None, 28, 28), tf.uint8, name="images")
@@ -59,28 +65,55 @@ def publish(
 ) -> None:
     """Writes the SavedModel `path`, which ends in a version as TensorFlow Serving's layout has it.
 
-    `model` is from `networks.build`, its variables outside any strategy, and computes in
-    `precision`. `probabilities`, float [n, 10], are what the trained model answers to `images`,
-    uint8 [n, 28, 28], at this temperature.
+    If it ends in `.keras` it is a file of `keras_classifier`. `model` is from `networks.build`, its
+    variables outside any strategy, and computes in `precision`. `probabilities`, float [n, 10], are
+    what the trained model answers to `images`, uint8 [n, 28, 28], at this temperature.
 
     Raises:
       RuntimeError: what was written, read back, answers differently; nothing is published.
     """
-    classifier = Classifier(model, temperature)
-    signatures = {name: getattr(classifier, name) for name in ("serving_default", "serving_bytes")}
+    write = _write_keras if path.endswith(".keras") else _write_saved_model
     with files.replacing(path) as temporary:
-        tf.saved_model.save(classifier, temporary, signatures=signatures)
-        difference = _difference(temporary, images[:_CHECKED], probabilities[:_CHECKED])
+        answers = write(model, temporary, temperature, images[:_CHECKED])
+        difference = float(np.abs(answers - probabilities[:_CHECKED]).max())
         if not difference <= _TOLERANCE[precision] * max(1, 1 / temperature):  # or not a number
             raise RuntimeError(f"the export's answers differ by {difference:.2g}; not published")
 
 
-def _difference(path: str, images: np.ndarray, probabilities: np.ndarray) -> float:
-    """Returns the largest difference between a SavedModel's answers and `probabilities`."""
+def _write_saved_model(model: keras.Model, path: str, temperature: float, images: np.ndarray):
+    """Returns what both signatures of the model that was written answer to `images`."""
+    classifier = Classifier(model, temperature)
+    signatures = {name: getattr(classifier, name) for name in ("serving_default", "serving_bytes")}
+    tf.saved_model.save(classifier, path, signatures=signatures)
     with files.without_pattern(path) as readable:
         signatures = tf.saved_model.load(readable).signatures
     contents = tf.stack([tf.io.encode_png(image[..., None]) for image in images])
     answers = [signatures["serving_default"](images=tf.constant(images))]
     answers += [signatures["serving_bytes"](image_bytes=contents)]
-    found = np.stack([answer["probabilities"].numpy() for answer in answers])
-    return float(np.abs(found - probabilities).max())
+    return np.stack([answer["probabilities"].numpy() for answer in answers])
+
+
+def _write_keras(model: keras.Model, path: str, temperature: float, images: np.ndarray):
+    """Returns what the model that was written answers to `images`."""
+    with tempfile.TemporaryDirectory() as local:  # Keras reads and writes local files alone
+        file = os.path.join(local, "model.keras")
+        keras_classifier(model, temperature).save(file)
+        files.write_bytes(path, pathlib.Path(file).read_bytes())
+        return keras.models.load_model(file)(images, training=False)
+
+
+def keras_classifier(model: keras.Model, temperature: float) -> keras.Model:
+    """Returns `Classifier` of Keras's own layers: uint8 [n, 28, 28] to probabilities [n, 10].
+
+    The layer of the network's name is `model`, from `networks.build` without XLA: pixels between 0
+    and 1 to logits. If the recipe says so it sees digits moved by `SHIFTS`, as in the SavedModel.
+    """
+    images = keras.Input((28, 28), dtype="uint8", name="images")
+    pixels = layers.Rescaling(1 / 255, name="pixels")(images)
+    logits = model(pixels)
+    if RECIPES[model.name].test_time_shifts:
+        wide = layers.ZeroPadding2D(1)(layers.Reshape((28, 28, 1))(pixels))
+        crops = [layers.Cropping2D(((y, 2 - y), (x, 2 - x)))(wide) for y, x in networks.SHIFTS]
+        logits = layers.Average()([model(layers.Reshape((28, 28))(crop)) for crop in crops])
+    calibrated = layers.Rescaling(1 / temperature, name="temperature")(logits)
+    return keras.Model(images, layers.Softmax(name="probabilities")(calibrated), name="digits")

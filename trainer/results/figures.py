@@ -32,16 +32,24 @@ _STYLE = {
     **{"svg.fonttype": "none", "svg.hashsalt": "number-recognition-trainer"},
 }
 _DPI = 100
-_SIZE = 5.2, 4.9  # inches of a figure: two side by side on a screen
+_SIZE = 5.4, 5.5  # inches of a figure of the report; its title takes _TOP units of 0.01 inch
+_TOP = 62
+_TENSORBOARD = 350  # pixels: the width of TensorBoard's cards, which scale without smoothing
 _CENTERED = {"ha": "center", "va": "center"}
 # A digit and its caption in a mosaic, in pixels of the digit; each is drawn three units wide.
 _CELL_WIDTH, _CELL_HEIGHT, _SCALE = 36, 41, 3
 
 CAPTIONS = {
-    "confusion_matrix": "What each digit was read as, and how many of each were read right.",
-    "history": "Loss and accuracy by epoch.",
-    "mistakes": "The most confident mistakes.",
-    "calibration": "How often the model is right, by its confidence.",
+    "confusion_matrix": "What each digit was read as",
+    "history": "Loss and accuracy by epoch",
+    "mistakes": "The most confident mistakes",
+    "calibration": "Is its confidence honest?",
+}
+_NOTES = {
+    "confusion_matrix": "At the right: how many of each were read right.",
+    "history": "Training: while it goes on. Validation: at the end of each epoch.",
+    "mistakes": "{shown} of {mistakes:,}.",
+    "calibration": "Confidence is off by {error:.1f} points on average.",
 }
 
 
@@ -53,20 +61,25 @@ def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
     if len(wrong):
         sections[f"Mistakes: {which} {len(wrong):,}"] = wrong[:30]
     with matplotlib.rc_context(_STYLE):
-        figure = _digits(images, result, sections, columns=10, title=title, smooth=True)
+        figure = _digits(images, result, sections, columns=10, top=60, smooth=True)
+        figure.axes[0].text(6, 40, title, size=15, weight="bold")
         FigureCanvasAgg(figure).print_png(file, pil_kwargs={"compress_level": 3})
     return file.getvalue()
 
 
 def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndarray]:
     """Returns TensorBoard's pictures, uint8 [h, w, 3]: confusion matrix, 8 surest mistakes."""
+    drawn = {}
     with matplotlib.rc_context(_STYLE):
         # Most of the time goes into text, so the matrix has the numbers of frequent mistakes only.
-        drawn = {"confusion_matrix": _confusion(result.confusion, complete=False)}
+        with matplotlib.rc_context({"font.size": 11}):
+            drawn["confusion_matrix"] = _confusion(result.confusion, complete=False)
         if len(result.mistakes):
-            drawn["mistakes"] = _digits(images, result, {"": result.mistakes[:8]}, columns=8)
+            drawn["mistakes"] = _digits(images, result, {"": result.mistakes[:8]}, columns=4)
         canvases = {name: FigureCanvasAgg(figure) for name, figure in drawn.items()}
         for canvas in canvases.values():
+            # Not a whole number: one that rounding leaves just below would lose a pixel.
+            canvas.figure.set_dpi((_TENSORBOARD + 0.1) / canvas.figure.get_figwidth())
             canvas.draw()
     return {name: np.asarray(c.buffer_rgba())[..., :3] for name, c in canvases.items()}
 
@@ -87,18 +100,23 @@ def report_figures(
     history: Sequence[Mapping[str, Any]], images: np.ndarray, result: Evaluation
 ) -> dict[str, str]:
     """Returns SVG by the names of `CAPTIONS`; images are test digits, uint8 [n, 28, 28]."""
-    heading = "" if len(result.mistakes) else "Not one mistake in the test set."
+    count, chosen = len(result.mistakes), {"": result.mistakes[:20]}
+    values = {"shown": min(20, count), "mistakes": count, "error": 100 * result.calibration_error}
     with matplotlib.rc_context(_STYLE):
         drawn = {
             "confusion_matrix": _confusion(result.confusion, complete=True),
             "history": _history(history),
-            "mistakes": _digits(images, result, {heading: result.mistakes[:20]}, columns=5),
+            "mistakes": _digits(images, result, chosen, columns=5, top=_TOP),
             "calibration": _calibration(result.reliability),
         }
-        return {name: _svg(figure, CAPTIONS[name]) for name, figure in drawn.items()}
+        notes = {name: note.format(**values) for name, note in _NOTES.items()}
+        return {name: _svg(drawn[name], CAPTIONS[name], notes[name]) for name in CAPTIONS}
 
 
-def _svg(figure: Figure, title: str) -> str:
+def _svg(figure: Figure, title: str, note: str) -> str:
+    unit = 1 / (figure.get_figheight() * _DPI)
+    figure.text(0.01, 1 - 22 * unit, title, size=11, weight="bold")
+    figure.text(0.01, 1 - 42 * unit, note, color=MUTED)
     file = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(file, format="svg", metadata={"Title": title, **no_metadata})
@@ -125,15 +143,13 @@ def _digits(
     sections: Mapping[str, np.ndarray],
     *,
     columns: int,
-    title: str = "",
+    top: int = 6,
     smooth: bool = False,
 ) -> Figure:
-    """Draws framed, captioned digits: below each heading those of the indices."""
+    """Draws framed, captioned digits from `top` down: below each heading those of the indices."""
     width, height, edge = _CELL_WIDTH * _SCALE, _CELL_HEIGHT * _SCALE, 28 * _SCALE
     rows = sum(-(-len(chosen) // columns) for chosen in sections.values())
-    top = 6 + 54 * bool(title)
     figure, axes = _canvas(columns * width, top + 40 * sum(map(bool, sections)) + rows * height)
-    axes.text(6, 40, title, size=15, weight="bold")
     style = {"norm": Normalize(0, 255), "interpolation": "bilinear" if smooth else "none"}
     frames, colors = [], []
     for heading, chosen in sections.items():
@@ -162,34 +178,37 @@ def _digits(
 
 def _confusion(confusion: np.ndarray, *, complete: bool) -> Figure:
     """Draws the matrix; `complete` with each class's accuracy and the numbers of rare mistakes."""
-    cell, edge = 45, 60
+    cell, edge, top = 43, 62, _TOP - 10 if complete else 0
     diagonal = np.eye(10, dtype=bool)
     wrong = np.where(diagonal, 0, confusion)
     recall = confusion.diagonal() / np.maximum(confusion.sum(1), 1)
     shares = np.where(diagonal, recall, np.sqrt(wrong / max(wrong.max(), 1)))
     tints = np.where(diagonal[..., None], to_rgb(BLUE), to_rgb(ORANGE))
-    figure, axes = _canvas(edge + 10 * cell + (60 if complete else 10), edge + 10 * cell + 10)
+    right = 52 if complete else 8
+    figure, axes = _canvas(edge + 10 * cell + right, top + edge + 10 * cell + 8)
     lines = edge + np.arange(11) * cell
     colors = 1 - 0.85 * shares[..., None] * (1 - tints)
-    axes.pcolormesh(lines, lines, colors, edgecolors="white", linewidth=2)
+    axes.pcolormesh(lines, top + lines, colors, edgecolors="white", linewidth=2)
     centers = lines[:10] + cell / 2
-    axes.text(lines[5], 16, "read as", color=MUTED, **_CENTERED)
-    axes.text(16, lines[5], "is", color=MUTED, **_CENTERED)
+    axes.text(lines[5], top + 16, "read as", color=MUTED, **_CENTERED)
+    axes.text(16, top + lines[5], "is", color=MUTED, **_CENTERED)
     for digit, center in enumerate(centers):
-        axes.text(center, 44, digit, weight="bold", **_CENTERED)
-        axes.text(44, center, digit, weight="bold", **_CENTERED)
+        axes.text(center, top + 46, digit, weight="bold", **_CENTERED)
+        axes.text(46, top + center, digit, weight="bold", **_CENTERED)
         if complete:
-            axes.text(lines[10] + 32, center, f"{recall[digit]:.1%}", color=MUTED, **_CENTERED)
+            text = f"{recall[digit]:.1%}"
+            axes.text(lines[10] + 26, top + center, text, color=MUTED, **_CENTERED)
     least = 1 if complete else max(1, wrong.max() / 3)
     for row, column in np.argwhere((confusion >= least) | diagonal & (confusion > 0)):
         color = "white" if row == column and recall[row] > 0.8 else INK
-        axes.text(centers[column], centers[row], confusion[row, column], color=color, **_CENTERED)
+        x, y, number = centers[column], top + centers[row], confusion[row, column]
+        axes.text(x, y, number, color=color, **_CENTERED)
     return figure
 
 
 def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(_SIZE, dpi=_DPI)
-    room = {"left": 0.12, "right": 0.97, "top": 0.94, "bottom": 0.1, "hspace": 0.3}
+    room = {"left": 0.12, "right": 0.97, "top": 0.85, "bottom": 0.09, "hspace": 0.3}
     panels = figure.subplots(2, sharex=True, gridspec_kw=room)
     parts = {"training": ("train", BLUE, "o-"), "validation": ("validation", ORANGE, "s--")}
     epochs = [row["epoch"] for row in history]
@@ -203,7 +222,7 @@ def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     panels[0].legend()
     panels[1].set_xlabel("epoch")
-    panels[1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    panels[1].xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     panels[1].yaxis.set_major_formatter(PercentFormatter(1))
     return figure
 
@@ -211,7 +230,7 @@ def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
 def _calibration(reliability: np.ndarray) -> Figure:
     confidence, accuracy, counts = reliability.T
     figure = Figure(_SIZE, dpi=_DPI)
-    axes = figure.add_axes((0.13, 0.1, 0.84, 0.84), xlim=(0, 1.04), ylim=(0, 1.04))
+    axes = figure.add_axes((0.12, 0.09, 0.85, 0.78), xlim=(0, 1.04), ylim=(0, 1.04))
     axes.plot([0, 1], [0, 1], "--", color=MUTED, label="as confident as right")
     axes.vlines(confidence, confidence, accuracy, colors=ORANGE, linewidth=2, label="gap")
     sizes = 15 + 200 * np.sqrt(counts / counts.sum())

@@ -23,6 +23,9 @@ from trainer.run import directory as run_directory
 from trainer.run import files
 from trainer.run.checkpoints import Progress
 
+# The loss of digits that are all read right falls for ever with the temperature.
+_MISTAKES_TO_FIT = 5
+
 
 def finish(
     plan: Plan,
@@ -36,25 +39,27 @@ def finish(
 ) -> None:
     """Tests once, then writes everything that is made of a trained model.
 
-    All results are of the calibrated probabilities, as the export gives them, `test_loss` too; in
-    TensorBoard the test's loss is of the logits as they are, to compare with the other curves.
+    All results are of the calibrated probabilities, as the export gives them, `test_loss` too;
+    TensorBoard has the loss of the logits as they are beside it, to compare with its other curves.
     """
     console.progress(1.0, "testing, exporting, drawing")
     config, images, labels = plan.config, dataset.test_images, dataset.test_labels
     logits = trainer.logits(images)
     temperature = RECIPES[config.model].temperature
-    if config.validation_examples:
-        held_out = trainer.logits(dataset.train_images[plan.examples :])
-        temperature = evaluation.fit_temperature(held_out, dataset.train_labels[plan.examples :])
+    held_out = trainer.logits(dataset.train_images[plan.examples :])
+    expected = dataset.train_labels[plan.examples :]
+    if (held_out.argmax(1) != expected).sum() >= _MISTAKES_TO_FIT:
+        temperature = evaluation.fit_temperature(held_out, expected)
     result = evaluation.evaluate(logits, labels, temperature)
     clock.lap("test")
-    reporter.tested(progress, evaluation.evaluate(logits, labels))
+    reporter.tested(progress, result, evaluation.evaluate(logits, labels).loss)
     clock.lap("summaries")
     # A copy, whose variables are outside the strategy.
     model = networks.build(config.model, precision=plan.precision, seed=config.seed)
     model.set_weights(trainer.model.get_weights())
-    path = files.join(config.model_dir, run_directory.SAVED_MODEL, str(progress.step))
-    export.publish(model, path, temperature, images, result.probabilities, plan.precision)
+    answers = temperature, images, result.probabilities, plan.precision
+    for name in (files.join(run_directory.SAVED_MODEL, str(progress.step)), run_directory.KERAS):
+        export.publish(model, files.join(config.model_dir, name), *answers)
     clock.lap("export")
     metrics = _metrics(plan, trainer, dataset, progress, result)
     metrics |= {"temperature": temperature, "resumed_from_step": resumed_from}
@@ -128,8 +133,11 @@ def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> 
             "        hardly better than guessing; try more --epochs, or a lower --learning_rate"
             f" than {config.learning_rate:g}"
         )
-    held_out, rate = config.validation_examples, metrics["examples_per_second"]
-    origin = "fitted on the validation digits" if held_out else "the recipe's: no validation digits"
+    rate, fitted = metrics["examples_per_second"], "fitted on the validation digits"
+    constant = metrics["temperature"] == RECIPES[config.model].temperature
+    origin = (
+        "the recipe's: too few validation digits are misread to fit one" if constant else fitted
+    )
     speed = f" at {rate:,} digits/s" if rate else ""
     whole = "in all" if metrics["resumed_from_step"] is None else "since it was resumed"
     path, parent = config.model_dir, os.path.dirname(config.model_dir)

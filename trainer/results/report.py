@@ -3,6 +3,8 @@
 import base64
 import pathlib
 import shlex
+import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,10 +22,13 @@ def page(
     record: Mapping[str, Mapping[str, Any]],
     drawn: Mapping[str, str],
 ) -> str:
-    """Returns the page as HTML, of `metrics.json`, `config.json` (`record`) and figures as SVG."""
+    """Returns the page as HTML, of `metrics.json`, `config.json` (`record`) and figures as SVG.
+
+    It is dated now, and names the command line of this process.
+    """
     loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
     templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    templates.filters |= {"quote": shlex.quote, "counted": counted}
+    templates.filters |= {"quote": shlex.quote, "repr": repr, "counted": counted}
     encoded = {name: base64.b64encode(svg.encode()).decode() for name, svg in drawn.items()}
     return templates.get_template("report.html").render(
         metrics=metrics,
@@ -31,4 +36,7 @@ def page(
         figures={figures.CAPTIONS[name]: svg for name, svg in encoded.items()},
         directory=directory,
         saved_model=files.join(directory, run_directory.SAVED_MODEL),
+        keras_model=files.join(directory, run_directory.KERAS),
+        finished=time.strftime("%d %B %Y, %H:%M UTC", time.gmtime()).lstrip("0"),
+        command=shlex.join(sys.orig_argv),
     )

@@ -1,7 +1,7 @@
 """What a run reports while it trains: console lines, `history.csv`, TensorBoard's curves."""
 
 import contextlib
-import textwrap
+import json
 
 import numpy as np
 import tensorflow as tf
@@ -23,6 +23,10 @@ from trainer.run.checkpoints import Progress
 
 _INPUT_DIGITS = 128
 _EMBEDDED = 500  # digits in the projector, whose file is text
+_MEANINGS = {
+    "loss": "Mean cross-entropy in nats. Not calibrated, so that all curves can be compared.",
+    "calibrated_loss": "The loss at the temperature of the export: `test_loss` of metrics.json.",
+}
 
 
 class SilentReporter:
@@ -60,8 +64,11 @@ class Reporter:
             self._console.line(f"resumed at step {resumed_from:,}")
             return
         record = files.read_text(files.join(self._plan.config.model_dir, run_directory.CONFIG))
+        lines = []
+        for part, values in json.loads(record).items():  # Markdown: what is indented is code
+            lines += ["", part, "", *(f"    {name:<20} {value}" for name, value in values.items())]
         with self._events.writer("train").as_default(0):
-            tf.summary.text("configuration", textwrap.indent(record, "    "))  # code in Markdown
+            tf.summary.text("configuration", "\n".join(lines))
             tf.summary.graph(self._trainer.inference_graph())
 
     def input_digits(self, superbatch: tuple) -> None:
@@ -118,20 +125,24 @@ class Reporter:
         held_out = slice(self._plan.examples, None)
         images, labels = self._dataset.train_images[held_out], self._dataset.train_labels[held_out]
         result = evaluation.evaluate(self._trainer.logits(images), labels)
-        self._answers("validation", images, result, step)
+        self._answers("validation", images, result, step, loss=result.loss)
         return result
 
-    def _answers(self, part: str, images: np.ndarray, result: Evaluation, step: int) -> None:
-        points = [scalar_pb(name, getattr(result, name)) for name in ("loss", "accuracy")]
+    def _answers(
+        self, part: str, images: np.ndarray, result: Evaluation, step: int, **losses: float
+    ) -> None:
+        values = {"accuracy": result.accuracy, **losses}
+        points = [scalar_pb(name, value, _MEANINGS.get(name)) for name, value in values.items()]
         self._events.add(part, points, step)
         with self._events.writer(part).as_default(step):
             for tag, picture in figures.answer_pictures(images, result).items():
                 tf.summary.image(tag, picture[None])
 
-    def tested(self, progress: Progress, result: Evaluation) -> None:
-        """Adds the test's result (temperature 1), projector, HParams record, all on disk."""
+    def tested(self, progress: Progress, result: Evaluation, loss: float) -> None:
+        """Adds the test's calibrated `result`, its raw `loss`, projector, HParams, all on disk."""
         images, labels = self._dataset.test_images, self._dataset.test_labels
-        self._answers("test", images, result, progress.step)
+        losses = {"loss": loss, "calibrated_loss": result.loss}
+        self._answers("test", images, result, progress.step, **losses)
         pixels = tf.cast(images[:_EMBEDDED], tf.float32) / 255
         features = networks.features(self._trainer.model, pixels).numpy()
         answers = zip(labels[:_EMBEDDED], result.probabilities[:_EMBEDDED].argmax(1), strict=True)

@@ -84,12 +84,13 @@ class EventFiles:
         finds first for all runs, so they name every choice.
         """
         values = {"model": config.model, "epochs": config.epochs} | config.within(Scope.RUN)
+        values["init_from"] = config.init_from or "none"
         parsers = {each.name: each.metadata["parser"] for each in dataclasses.fields(config)}
         columns = [api.HParam("model", _FirstColumn(parsers["model"].enum_values))]
-        for name in [*values][1:]:
+        for name, value in [*values.items()][1:]:
             choices = getattr(parsers[name], "enum_values", None)
-            domain = api.Discrete(choices) if choices else api.RealInterval(0.0, 1e9)
-            columns.append(api.HParam(name, domain))
+            number = None if isinstance(value, str) else api.RealInterval(0.0, 1e9)
+            columns.append(api.HParam(name, api.Discrete(choices) if choices else number))
         parts = "test", "validation"
         metrics = [api.Metric("accuracy", part, f"{part} accuracy") for part in parts]
         keep_events(self._directory, -1)

@@ -34,7 +34,8 @@ class Progress:
 
     Steady are examples and seconds after the first call of the loop, which includes compilation.
     `epoch_loss` and `epoch_correct` are sums of mean loss and accuracy over the steps of the epoch
-    under way; `history` has a row for each finished epoch, as in `history.csv`.
+    under way; `history` has a row for each finished epoch, as in `history.csv`; `initial` has path,
+    step and SHA-256 of the weights that the run began with if they are another run's.
     """
 
     step: int = 0
@@ -44,6 +45,7 @@ class Progress:
     epoch_loss: float = 0.0
     epoch_correct: float = 0.0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    initial: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Checkpoints:
@@ -63,6 +65,7 @@ class Checkpoints:
         self._variables, self._copies = tf.nest.flatten(items), tf.nest.flatten(copies)
         self._unreadable: set[int] = set()  # steps; their files are left alone
         self._checkpoint = tf.train.Checkpoint(progress=self._progress, **items)
+        self._weights = tf.train.Checkpoint(model=items["model"])
         self._copied = tf.train.Checkpoint(progress=self._progress, **copies)
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._writing: Future | None = None
@@ -98,7 +101,7 @@ class Checkpoints:
                     f"--resume=must, but none of the {count} checkpoints in {config.model_dir}"
                     " can be read; restore one, or let --resume=auto begin again"
                 )
-            return Progress(), None
+            return Progress(initial=self._read_initial(console) if config.init_from else {}), None
         if not files.exists(files.join(config.model_dir, run_directory.CONFIG)):
             raise UsageError(
                 f"{config.model_dir} holds no run on this worker, but one on the chief; give a"
@@ -127,6 +130,21 @@ class Checkpoints:
         except _DAMAGE as error:
             reason = (str(error) or repr(error)).splitlines()[0][:120]
             raise ClusterError(f"{path} cannot be read ({reason})") from None
+
+    def _read_initial(self, console: Console) -> dict[str, Any]:
+        """Gives the model the newest weights of the run in `--init_from` that can be read."""
+        path, reason = self._plan.config.init_from, "no checkpoint"
+        for step in run_directory.checkpoint_steps(path):
+            name = f"{run_directory.CHECKPOINT_PREFIX}{step}"
+            try:
+                file = files.join(path, run_directory.CHECKPOINTS, name)
+                with files.without_pattern(file, _ENDINGS) as readable:
+                    self._weights.read(readable).assert_existing_objects_matched()
+                console.line(f"begins with the weights of {path}, step {step:,}")
+                return {"path": path, "step": step}
+            except _DAMAGE as error:
+                reason = (str(error) or repr(error)).splitlines()[0][:120]
+        raise UsageError(f"--init_from={path} has no weights for this network ({reason})")
 
     def _path(self, step: int) -> str:
         return files.join(self._directory, f"{run_directory.CHECKPOINT_PREFIX}{step}")

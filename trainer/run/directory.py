@@ -24,13 +24,14 @@ from trainer.process.startup import available_cpus
 from trainer.run import files, identity
 
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
+KERAS = "model.keras"
 CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
 PREDICTIONS, FIGURES, REPORT = "predictions.png", "figures", "report.html"
 SAMPLE = "sample.png"
 CHECKPOINT_PREFIX = "step-"
 Record = Mapping[str, Any]
 # A finished run that lost one of these is finished again. Event files cannot be made again.
-_RESULTS = (PREDICTIONS, FIGURES, REPORT, HISTORY)
+_RESULTS = (PREDICTIONS, FIGURES, REPORT, HISTORY, KERAS)
 
 
 class State(enum.Enum):
@@ -77,6 +78,8 @@ def examine(
     """
     path = config.model_dir
     recorded = read(path) if path else Recorded()
+    if config.init_from and not (path and checkpoint_steps(path)):
+        _check_source(config.init_from, config.model)
     if recorded.state is State.NEW:
         if config.resume == "must":
             where = path or "a new directory"
@@ -90,6 +93,15 @@ def examine(
         return recorded
     trained = checkpoint_steps(path)[:1] == [last_step]
     return dataclasses.replace(recorded, state=State.TRAINED if trained else State.RESUMABLE)
+
+
+def _check_source(path: str, model: str) -> None:
+    """Raises `UsageError` unless the run in `path` has weights for this model."""
+    found = read(path).config.get("model")
+    if not found or not checkpoint_steps(path):
+        raise UsageError(f"--init_from={path} holds no run with a checkpoint; name one that does")
+    if found != model:
+        raise UsageError(f"--init_from={path} holds weights of {found}; use --model={found}")
 
 
 def check_path(path: str, *, write: bool) -> None:
@@ -173,12 +185,18 @@ def trained_on(plan: Plan, devices: Devices) -> dict[str, Any]:
     }
 
 
-def record(plan: Plan, resolved: Record, dataset: Dataset, history: Sequence[Record]) -> None:
-    """Writes `config.json`, and `history.csv` as it is in the checkpoint that the run begins at."""
+def record(
+    plan: Plan, resolved: Record, dataset: Dataset, history: Sequence[Record], initial: Record
+) -> None:
+    """Writes `config.json`, and `history.csv` as it is in the checkpoint that the run begins at.
+
+    `history` and `initial` are those of its `Progress`.
+    """
     content = {
         "config": plan.config.to_dict(),
         "resolved": dict(resolved),
         "data": {"name": dataset.name, "source": dataset.source, "sha256": dict(dataset.sha256)},
+        "initial_weights": dict(initial),
         "versions": identity.versions(),
     }
     files.remove_leftovers(plan.config.model_dir)

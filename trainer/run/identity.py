@@ -38,8 +38,10 @@ def check_same_run(
 ) -> None:
     """Raises `UsageError` if configuration or data are of another run than those recorded."""
     wanted = config.resolved()
-    if config.dataset == "auto":  # what that is, is only known once the data was looked for
-        wanted = dataclasses.replace(wanted, dataset=recorded.get("dataset"))
+    # What these are, is only known once the data was looked for.
+    for name, unknown in (("dataset", "auto"), ("validation_examples", None)):
+        if getattr(config, name) == unknown:
+            wanted = dataclasses.replace(wanted, **{name: recorded.get(name)})
     differences = wanted.differences(recorded)
     for name, digest in data_sha256.items():
         if recorded_sha256.get(name) != digest:
