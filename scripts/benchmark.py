@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import itertools
 import json
 import os
@@ -41,6 +42,8 @@ KERAS = f"{shlex.quote(sys.executable)} scripts/peers/keras_fit.py"
 def main(arguments: Sequence[str]) -> int:
     """Runs one benchmark, prints and writes it; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if not importlib.util.find_spec("tensorflow"):
+        raise SystemExit("error: this Python has no TensorFlow; source .venv/bin/activate first")
     started, record, path = time.time(), Record(), options.json
     if path is None:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(started))

@@ -137,3 +137,10 @@ def test_a_wrong_command_line_is_refused_before_anything_runs(argument, message,
     done, found = benchmark(project, "jobs", argument, code=2)
     assert message in done.stderr.splitlines()[-1]
     assert not found
+
+
+def test_a_python_without_tensorflow_is_one_line() -> None:
+    script = str(runs.ROOT / "scripts" / "benchmark.py")
+    command = [sys.executable, "-S", script, "results"]  # -S: no packages
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
