@@ -72,7 +72,8 @@ def _get_ready(
     if name == "auto" and config.model_dir and not config.data_dir:
         # A run goes on with the data set that `auto` became when it began.
         name = directory.read(config.model_dir).config.get("dataset", name)
-    loading = ThreadPoolExecutor(1).submit(data.load, name, config.data_dir, notify=console.warn)
+    notify = console.warn if cluster.is_chief else console.line  # said once for all workers
+    loading = ThreadPoolExecutor(1).submit(data.load, name, config.data_dir, notify=notify)
     startup.import_tensorflow()
     clock.lap("imports")
     loaded = loading.result()
@@ -151,16 +152,15 @@ def _train_and_finish(
     if progress.step < plan.total_steps:
         trainer.trace(batches)  # the first digits are prepared meanwhile
         progress.train_seconds += clock.lap("graph")
-    with stop.deferred():
-        ended = loop.train(
-            plan, trainer, batches, progress, checkpoints, reporter, agreement, stop, clock
-        )
-        if not ended:
-            agreement.wait_for_chief()
+    ended = loop.train(
+        plan, trainer, batches, progress, checkpoints, reporter, agreement, stop, clock
+    )
+    if not ended:
+        agreement.wait_for_chief()
+    stop.deferred = False
     if not ended or stop.received is not None:
-        raise stop.error(
-            f"progress is saved at step {progress.step:,}; the same command goes on from there"
-        )
+        saved = f"progress is saved at step {progress.step:,}"
+        raise stop.error(f"{saved}; the same --model_dir={config.model_dir} goes on from there")
     if is_chief:
         finish(plan, trainer, dataset, progress, reporter, console, clock, resumed_from)
     try:
