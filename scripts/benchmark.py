@@ -22,6 +22,7 @@ import argparse
 import contextlib
 import csv
 import difflib
+import importlib.util
 import io
 import itertools
 import json
@@ -45,6 +46,8 @@ KERAS = f"{shlex.quote(sys.executable)} scripts/peers/keras_fit.py"
 def main(arguments: Sequence[str]) -> int:
     """Runs one benchmark, prints and writes it; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if not importlib.util.find_spec("tensorflow"):
+        raise SystemExit("error: this Python has no TensorFlow; source .venv/bin/activate first")
     started, record, path = time.time(), Record(), options.json
     if path is None:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(started))

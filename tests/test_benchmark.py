@@ -177,3 +177,10 @@ def test_pictures_are_counted_by_kind(project: pathlib.Path):
     )
     assert blank["nothing_read"] == 0
     assert plain["unsure"] == 0
+
+
+def test_a_python_without_tensorflow_is_one_line() -> None:
+    script = str(runs.ROOT / "scripts" / "benchmark.py")
+    command = [sys.executable, "-S", script, "results"]  # -S: no packages
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)

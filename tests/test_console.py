@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import re
 import subprocess
 
 import pytest
@@ -19,18 +20,28 @@ def test_a_terminal_shows_a_bar_that_lines_replace_and_that_never_wraps(
     with open(writer, "w", encoding="utf-8") as out:
         console = Console(out, out)
         console.progress(0.25, "epoch 1/4  loss 0.5")
+        console.progress(0.5, "fits with a short bar".ljust(51, ".") + "!")
         console.line("epoch 1/4")
         console.progress(1.0, "x" * 300)
         console.warn("warning: something")
+        console.progress(0.5, "half")
+        console.clear()
+        console.clear()
+        out.write("of others\n")
+        out.flush()
         written = b""
-        while not written.endswith(b"something\r\n"):
+        while not written.endswith(b"others\r\n"):
             written += os.read(reader, 100_000)
     os.close(reader)
     content = written.decode()
     assert "━━━━━━╸" in content
+    assert re.search(r"━+╸ +fits with a short bar\.+!", content)
     assert "\r\x1b[2Kepoch 1/4\r\n" in content
-    assert content.endswith("\r\x1b[2Kwarning: something\r\n")
-    assert max(map(len, content.replace("\r\x1b[2K", "\n").splitlines())) == 59
+    assert "\r\x1b[2Kwarning: something\r\n" in content
+    assert content.endswith(" half\r\x1b[2Kof others\r\n")
+    assert (
+        max(map(len, content.replace("\r\x1b[2K", "\n").splitlines())) == 57
+    )  # a ^C fits behind it
 
 
 @pytest.mark.parametrize(("quiet", "printed"), [(False, "one\n\n"), (True, "")])

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import struct
 
 import conftest
 import keras
@@ -167,6 +168,27 @@ def test_files_of_other_kinds_and_sizes_are_answered(model, tmp_path: pathlib.Pa
     np.testing.assert_allclose(found["probabilities"], np.tile(expected, (4, 1)), atol=0.05)
     assert len(set(found["classes"].numpy())) == 1
     assert answer(image_bytes=tf.zeros((0,), tf.string))["probabilities"].shape == (0, 10)
+
+
+def header(width: int, height: int) -> bytes:
+    """What a PNG file begins with."""
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height)
+
+
+def test_files_that_would_fill_the_memory_are_refused_before_they_are_decoded(
+    model, tmp_path: pathlib.Path
+) -> None:
+    answer = tf.saved_model.load(publish(model, tmp_path, probabilities(model)))
+    answer = answer.signatures["serving_bytes"]
+    jpeg = bytearray(tf.io.encode_jpeg(IMAGES[0][..., None]).numpy())
+    size = jpeg.index(b"\xff\xc0") + 5  # of the frame header: height, width
+    jpeg[size : size + 4] = struct.pack(">HH", 20_000, 20_000)
+    pngs = [header(20_000, 20_000), header(2**32 - 1, 2**32 - 1), header(0, 9)[:20]]
+    for content in (*pngs, bytes(jpeg), b"GIF89a" + b"\xff" * 40, b""):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"takes PNG and JPEG files"):
+            answer(image_bytes=tf.constant([content]))
+    large = tf.io.encode_png(np.zeros((4096, 4096, 1), np.uint8))
+    assert answer(image_bytes=large[None])["classes"].shape == (1,)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -2,9 +2,11 @@
 
 import json
 import pathlib
+import re
 import shlex
 import subprocess
 import types
+import urllib.request
 
 import conftest
 import numpy as np
@@ -55,6 +57,29 @@ def test_the_last_lines_hold_the_interval_and_where_things_are(trained: conftest
         str(trained.directory),
     ):
         assert text in trained.answer.out
+
+
+def test_the_printed_commands_work_as_they_stand(
+    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = f"{tmp_path}/it's a $HOME"
+    flags = (*runs.FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}", "--epochs=1")
+    out = server(*flags, "--jit_compile=off").out
+    commands = re.findall(r"^  .*   (\S+ (?:-I )?-m .*)$", out, re.M)
+    options = {"env": runs.environment(PYTHONPATH=str(runs.ROOT)), "cwd": tmp_path}
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    started = [subprocess.Popen(["sh", "-c", f"exec {each}"], **options) for each in commands]
+    assert len(started) >= 2
+    for command, process in zip(commands, started, strict=True):
+        with process:
+            if "tensorboard" in command:
+                address = next(filter(None, map(re.compile(r"http://\S+").search, process.stdout)))
+                with urllib.request.urlopen(f"{address[0]}data/environment") as answer:
+                    assert json.load(answer)["data_location"] == directory
+                process.terminate()
+            else:
+                said = process.communicate()[0]
+                assert process.returncode in (0, 3), said  # so short a run may read nothing
 
 
 @pytest.mark.parametrize("validation_examples", [0, 4])

@@ -7,11 +7,18 @@ import json
 import os
 import pathlib
 import re
+import types
+from collections.abc import Callable
 
 import conftest
 import pytest
 import runs
 
+from trainer import data, job
+from trainer.cluster.environment import Cluster
+from trainer.config import Config
+from trainer.process.clock import Clock
+from trainer.process.console import Console
 from trainer.run import directory as run_directory
 
 METRICS = {
@@ -66,16 +73,33 @@ def test_config_json_says_everything_that_decided_the_run(trained: conftest.Run)
     assert set(found["data"]["sha256"]) == sums
 
 
-def test_a_diverged_run_is_told_and_keeps_its_last_checkpoint(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+# In a call of several steps; between two checkpoints; in an epoch's last update, whose own loss is
+# finite, to weights that are not finite, or to such that only the logits are not.
+DIVERGING = {
+    "call": ("--learning_rate=1e38 --warmup=0 --batch_size=50", [2]),
+    "checkpoints": (
+        "--learning_rate=200 --weight_decay=0.5 --warmup=0 --batch_size=50 --checkpoint_every=1"
+        " --keep_checkpoints=1",  # each step multiplies the weights by -99
+        range(3, 10),
+    ),
+    "weights": ("--learning_rate=1e25 --warmup=0 --batch_size=500", [1]),
+    "logits": ("--learning_rate=1e9 --warmup=0 --batch_size=500 --model=cnn", [1]),
+}
+
+
+@pytest.mark.parametrize("where", DIVERGING)
+def test_a_diverged_run_is_told_and_nothing_of_it_is_recorded(
+    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path, where: str
 ) -> None:
-    flags = (*runs.FLAGS, "--learning_rate=1e38", "--warmup=0", "--checkpoint_every=1")
-    more = ("--jit_compile=off", f"--data_dir={tiny_dir}", f"--model_dir={tmp_path}/run")
-    answer = server(*flags, *more, code=2)
-    assert "step 2" in answer.message
-    assert "--learning_rate=1e+38" in answer.message
-    assert run_directory.checkpoint_steps(str(tmp_path / "run")) == [1]
-    assert not (tmp_path / "run" / "metrics.json").exists()
+    directory, (flags, steps) = tmp_path / "run", DIVERGING[where]
+    more = ("--jit_compile=off", f"--data_dir={tiny_dir}", f"--model_dir={directory}")
+    answer = server(*flags.split(), *more, "--validation_examples=100", code=2)
+    step = int(re.search(r"at step (\d+)", answer.message)[1])
+    assert step in steps
+    assert "--learning_rate=" in answer.message
+    saved = run_directory.checkpoint_steps(str(directory))
+    assert saved == ([step - 1] if where == "checkpoints" else [])
+    assert not {"metrics.json", "history.csv"} & set(os.listdir(directory))
 
 
 @pytest.mark.parametrize("place", ["ram://a/run", r"file://TMP/exp[lr=0.1]/back\slash"])
@@ -105,3 +129,18 @@ def test_a_result_of_guessing_is_called_that(
     where = (f"--data_dir={tiny_dir}", f"--model_dir={tmp_path / 'run'}")
     answer = server(*runs.FLAGS, *where, "--epochs=2", f"--learning_rate={rate}")
     assert ("hardly better than guessing" in answer.out) is guesses
+
+
+def test_only_the_chief_tells_what_happens_to_the_data(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def load(*args: object, notify: Callable[[str], None]) -> types.SimpleNamespace:
+        notify("synthetic digits")
+        return types.SimpleNamespace(name="synthetic")
+
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    monkeypatch.setattr(data, "load", load)
+    for index, told in enumerate(("synthetic digits\n", "")):
+        cluster, console = Cluster(("a:1", "b:1"), index), Console(quiet=index > 0)
+        job._get_ready(Config(model_dir="run"), cluster, console, Clock())
+        assert capsys.readouterr() == ("", told)

@@ -177,16 +177,34 @@ def stopped(tiny_dir: pathlib.Path, tmp_path_factory) -> tuple[pathlib.Path, lis
     return directory, found
 
 
-@pytest.mark.parametrize(("which", "code", "name"), [(0, 143, "SIGTERM"), (1, 130, "SIGINT")])
+@pytest.mark.parametrize(("which", "code", "name"), [(0, 143, "SIGTERM"), (1, 130, "Ctrl-C")])
 def test_a_signal_saves_the_progress_and_leaves_with_its_code(stopped, which, code, name) -> None:
     directory, found = stopped
     process = found[which]
     assert process.code == code, process.out
-    assert re.search(rf"(?<!error: )stopped by {name}: .* step {process.step}; .*\n\Z", process.out)
+    line = process.out.split("\r\x1b[2K")[-1].splitlines()[-1]
+    assert re.match(rf"stopped by {name}: .* step {process.step}; .*{directory}", line)
     if which:
         assert f"resumed at step {found[0].step}\n" in process.out
     assert 10 <= process.step < LAST
     assert not (directory / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_several_devices_stop_within_a_call_and_a_checkpoint(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    directory = tmp_path / "run"
+    process = start(directory, tiny_dir, "--virtual_devices=10", "--epochs=100000")
+    wait_until(lambda: steps_saved(directory) >= 10, process)
+    time.sleep(20)  # a pipeline that tunes itself does so ever more rarely, and is waited for
+    process.send_signal(signal.SIGTERM)
+    try:
+        err = process.communicate(timeout=10)[1]  # a call takes milliseconds
+    finally:
+        process.kill()
+    assert (process.returncode, err.count("\n")) == (143, 1)
+    assert f"step {steps_saved(directory):,};" in err
 
 
 def test_a_stopped_run_ends_as_if_nothing_had_happened(
@@ -195,12 +213,16 @@ def test_a_stopped_run_ends_as_if_nothing_had_happened(
     shutil.copytree(stopped[0], tmp_path / "run")
     out = again().out
     assert_as_if_undisturbed(tmp_path / "run", undisturbed)
-    assert re.search(r"\ntime    [\d.]+ s training at .*, [\d.]+ s since it was resumed\n", out)
+    training, own, whole = map(
+        float, re.search(r"\ntime +([\d.]+) s .*?([\d.]+) s .*?([\d.]+) s .*resumed", out).groups()
+    )
+    assert 0 < own < training
+    assert own < whole
 
 
 def test_a_terminal_shows_a_live_line(stopped: tuple[pathlib.Path, list[Stopped]]) -> None:
     text = stopped[1][0].out
-    assert re.search(r"\r\x1b\[2K━+╸? *epoch 1/9  loss [\d.]+", text)
+    assert re.search(r"\r\x1b\[2K━+╸? *epoch 1/9  loss [\d.]+.* \d+:\d\d left", text)
     shown = [line.split("\r\x1b[2K")[-1] for line in text.split("\n")]
     epochs = [line for line in shown if line.startswith("epoch ")]
     assert len(epochs) == stopped[1][0].step // runs.STEPS_AN_EPOCH
@@ -213,7 +235,7 @@ def test_a_log_has_a_line_an_epoch_and_no_noise(log: tuple[pathlib.Path, str]) -
     epochs = re.findall(r"^epoch (\d)/9  loss [\d.]+  accuracy [\d.]+%", out, re.M)
     assert epochs == list("123456789")
     assert out.startswith("data    mnist: 500 training, 100 validation, 130 test digits")
-    for said in (str(directory), " s in all", " --logdir ", " -m trainer.predict "):
+    for said in (str(directory), " s in all", " --logdir=", " -m trainer.predict "):
         assert said in out
     assert not NOISE.search(out)
 
@@ -222,10 +244,11 @@ STUCK = """
 import sys, time
 from trainer import task
 from trainer.model.trainer import Trainer
-run, calls = Trainer.run, []
+run, calls, last = Trainer.run, [], int(sys.argv.pop())
 def stuck(*arguments):
     calls.append(arguments)
-    if len(calls) == 4:
+    if len(calls) == last:
+        print("stuck", flush=True)
         time.sleep(600)
     return run(*arguments)
 Trainer.run = stuck
@@ -237,12 +260,26 @@ def test_a_call_that_never_returns_ends_with_stacks_and_the_run_resumes(
     again, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={tmp_path / 'run'}")
-    process = runs.python(STUCK, args=[*flags, "--stall_timeout_s=10"])
+    process = runs.python(STUCK, args=[*flags, "--stall_timeout_s=10", "4"])
     err = process.communicate(timeout=300)[1]
     assert process.returncode == 1
     assert "in stuck" in err
     assert "loop.py" in err
     assert "resumed at step 6" in again("--epochs=1").out
+
+
+def test_a_signal_while_the_first_call_compiles_leaves_at_once(
+    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """For 64 devices XLA takes many minutes, and there is no step to save yet."""
+    flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={tmp_path / 'run'}")
+    process = runs.python(STUCK, args=[*flags, "1"])
+    try:
+        assert "stuck\n" in process.stdout
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 143
+    finally:
+        process.kill()
 
 
 def copy_of(run: pathlib.Path, place: pathlib.Path) -> pathlib.Path:

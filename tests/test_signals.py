@@ -1,43 +1,77 @@
 """What ends a process early: signals as errors with their exit codes, and a guard on calls."""
 
+import os
+import pathlib
+import re
 import signal
 import subprocess
 
 import pytest
 import runs
+from cluster import wait_until
 
-from trainer.errors import Interrupted
+from trainer.process.console import Console
 from trainer.process.signals import StopSignals
 
+NATIVE = 'hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # many minutes'
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_becomes_an_error_with_its_exit_code(number: signal.Signals, code: int) -> None:
-    with StopSignals(), pytest.raises(Interrupted, match=number.name) as caught:
-        signal.raise_signal(number)
-    assert caught.value.exit_code == code
+
+@pytest.mark.parametrize(
+    ("number", "code", "name", "call"),
+    [
+        (signal.SIGTERM, 143, "SIGTERM", NATIVE),
+        (signal.SIGINT, 130, "Ctrl-C", "while True: pass"),
+    ],
+)
+def test_a_signal_ends_the_process_at_once_with_a_line_and_its_code(
+    number: signal.Signals, code: int, name: str, call: str
+) -> None:
+    process = runs.python(f"""
+        import hashlib
+        from trainer.process.console import Console
+        from trainer.process.signals import StopSignals
+        with StopSignals(Console()):
+            print("ready", flush=True)
+            {call}
+    """)
+    assert ended(process, number) == code
+    assert re.fullmatch(f"stopped by {name}: .*\n", process.stderr.read())
+
+
+def ended(process: subprocess.Popen, number: signal.Signals) -> int:
+    """Sends a signal once the process has printed a line; returns its exit code."""
+    try:
+        process.stdout.readline()
+        process.send_signal(number)
+        return process.wait(60)  # a failure is not a hang
+    finally:
+        process.kill()
 
 
 def test_a_deferred_signal_is_only_noted_and_the_handlers_before_come_back() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with StopSignals() as stop, stop.deferred():
+    with StopSignals(Console()) as stop:
+        stop.deferred = True
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as TensorFlow's cluster does
         stop.install()
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
-        assert stop.received == signal.SIGTERM
+        wait_until(lambda: stop.received, "it is noted", 60)
+        assert stop.error("saved").exit_code == 143
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
-def test_a_signal_that_an_import_turns_into_another_error_is_still_a_signal() -> None:
-    def callback() -> None:
-        try:
-            signal.raise_signal(signal.SIGTERM)
-        except Exception as error:
-            raise TypeError("unsupported callable") from error
-
-    with pytest.raises(Interrupted) as caught, StopSignals():
-        callback()
-    assert caught.value.exit_code == 143
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_the_first_modules_are_imported_leaves_with_its_code_and_no_word(
+    tmp_path: pathlib.Path, number: signal.Signals, code: int
+) -> None:
+    (tmp_path / "filelock.py").write_text(
+        "import time; print('ready', flush=True); time.sleep(600)"
+    )
+    path = os.pathsep.join((str(tmp_path), str(runs.ROOT)))
+    process = runs.task("--epochs=1", env=runs.environment(PYTHONPATH=path), cwd=tmp_path)
+    assert ended(process, number) == code
+    assert process.stderr.read() == ""
 
 
 @pytest.mark.parametrize("call", ["native", "python"])
@@ -45,11 +79,13 @@ def test_a_second_ctrl_c_leaves_at_once_whatever_is_going_on(call: str) -> None:
     """Python's own handlers wait until a native call returns."""
     process = runs.python(f"""
         import hashlib, time
+        from trainer.process.console import Console
         from trainer.process.signals import StopSignals
-        with StopSignals() as stop, stop.deferred():
+        with StopSignals(Console()) as stop:
+            stop.deferred = True
             print("ready", flush=True)
             if {call == "native"}:
-                hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # many minutes
+                {NATIVE}
             while True:
                 time.sleep(0.01)
     """)

@@ -72,8 +72,9 @@ def _get_ready(
         # A run goes on with the data set that `auto` became when it began.
         known = directory.read(config.model_dir).config.get("dataset", "auto")
         config = dataclasses.replace(config, dataset=known)
+    notify = console.warn if cluster.is_chief else console.line  # said once for all workers
     wanted = config.dataset, config.data_dir
-    loading = ThreadPoolExecutor(1).submit(data.load, *wanted, notify=console.warn)
+    loading = ThreadPoolExecutor(1).submit(data.load, *wanted, notify=notify)
     startup.import_tensorflow()
     clock.lap("imports")
     loaded = loading.result()
@@ -162,16 +163,15 @@ def _train_and_finish(
     if progress.step < plan.total_steps:
         trainer.trace(batches)  # the first digits are prepared meanwhile
         progress.train_seconds += clock.lap("graph")
-    with stop.deferred():
-        ended = loop.train(
-            plan, trainer, batches, progress, checkpoints, reporter, agreement, stop, clock
-        )
-        if not ended:
-            agreement.wait_for_chief()
+    ended = loop.train(
+        plan, trainer, batches, progress, checkpoints, reporter, agreement, stop, clock
+    )
+    if not ended:
+        agreement.wait_for_chief()
+    stop.deferred = False
     if not ended or stop.received is not None:
-        raise stop.error(
-            f"progress is saved at step {progress.step:,}; the same command goes on from there"
-        )
+        saved = f"progress is saved at step {progress.step:,}"
+        raise stop.error(f"{saved}; the same --model_dir={config.model_dir} goes on from there")
     if is_chief:
         finish(plan, trainer, dataset, progress, reporter, console, clock, resumed_from)
     try:

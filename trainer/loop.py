@@ -35,7 +35,7 @@ def train(
       Whether it came to the end. Either way a checkpoint of the last step is there.
 
     Raises:
-      UsageError: the loss or the gradient stopped being finite.
+      UsageError: loss, gradient or weights stopped being finite; nothing of it is recorded.
     """
     superbatch, base, warm = None, None, False
     try:
@@ -50,15 +50,19 @@ def train(
             with stall_guard(plan.config.stall_timeout_s):
                 result = trainer.run(superbatch, call.base, call.first, call.last)
             seconds = clock.lap("training" if warm else "first_loop")
-            _check_finite(plan, result)
+            stop.deferred = True  # not before: there is nothing to save, and compiling takes long
+            if result.failed_step is not None:
+                raise _diverged(plan, result.failed_step + 1)
             _count(plan, progress, result, seconds, warm=warm)
             warm = True
             reporter.loop_done(progress, result, seconds=seconds)
             clock.lap("summaries")
-            _end_epoch(plan, progress, reporter)
-            clock.lap("validation")
             stopping = agreement.any_worker(stop.received is not None)
             if stopping or plan.saves_at(progress.step):
+                if not trainer.is_finite(superbatch):  # after an update whose gradient still was
+                    raise _diverged(plan, progress.step)
+                _end_epoch(plan, progress, reporter)
+                clock.lap("validation")
                 reporter.flush()
                 checkpoints.save(progress)
             clock.lap("checkpoints")
@@ -70,14 +74,13 @@ def train(
         clock.lap("checkpoints")
 
 
-def _check_finite(plan: Plan, result: LoopResult) -> None:
-    if result.failed_step is not None:
-        raise UsageError(
-            "training diverged: loss or gradient is not a finite number at step"
-            f" {result.failed_step + 1}; lower --learning_rate={plan.config.learning_rate:g}"
-            f"{'' if plan.precision == 'float32' else ' or use --precision=float32'};"
-            f" the checkpoints in {plan.config.model_dir} are from before it"
-        )
+def _diverged(plan: Plan, step: int) -> UsageError:
+    return UsageError(
+        f"training diverged: loss, gradient or weights are not finite numbers at step {step:,};"
+        f" in another --model_dir, lower --learning_rate={plan.config.learning_rate:g}"
+        f"{'' if plan.precision == 'float32' else ' or use --precision=float32'};"
+        f" {plan.config.model_dir} keeps what was saved before that step"
+    )
 
 
 def _count(

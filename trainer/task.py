@@ -38,9 +38,9 @@ def _run(argv: Sequence[str]) -> int:
     config, cluster = configs.from_flags(values), environment.cluster_from_environment()
     console = Console(quiet=not cluster.is_chief)
     if not _finished_already(config, cluster, console):
-        from trainer import job
+        with StopSignals(console) as stop:
+            from trainer import job
 
-        with StopSignals() as stop:
             job.run(config, cluster, console=console, stop=stop)
     return 0
 

@@ -126,6 +126,11 @@ class Trainer:
         right = tf.argmax(logits, 1, tf.int32) == labels
         return gradients, tf.stack([loss, tf.reduce_sum(tf.cast(right, tf.float32))])
 
+    def is_finite(self, superbatch: tuple) -> bool:
+        """Returns whether the weights, and their logits for some of a superbatch's digits, are."""
+        images = getattr(superbatch[0], "values", superbatch[:1])[0][0, :8]
+        return math.isfinite(tf.linalg.global_norm([*self._weights, self._logits(images)]))
+
     def _inference(self, images):
         with tf.device(f"/{self._devices.kind}:0"):
             return networks.logits(self.model, images)

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,11 +21,24 @@ def parse(argv: Sequence[str], values: flags.FlagValues, *, usage: str) -> list[
         flagfile = "  --flagfile: read flags from this file, one a line"
         print(usage.rstrip(), values.get_help(include_special_flags=False), flagfile, sep="\n")
         return None
+    _check_flagfiles("\n".join(argv[1:]))
     try:
         return values(list(argv))[1:]
-    except (flags.Error, OSError, UnicodeDecodeError, RecursionError) as error:
-        line = " ".join(str(error).removeprefix("ERROR:: ").split())
+    except (flags.Error, RecursionError) as error:  # it looks for names like a very long one
+        line = " ".join(str(error).split())
+        line = re.sub(r": (invalid literal|could not convert).*", " is not a valid number", line)
         raise UsageError(f"{line}; --help lists the flags") from None
+
+
+def _check_flagfiles(text: str, depth: int = 1) -> None:
+    """Raises `UsageError` for a --flagfile, a line of `text`, that absl cannot read to its end."""
+    for path in re.findall(r"^--?flagfile[=\n](.+)$", text, re.MULTILINE):
+        try:
+            if depth > 10 or not os.path.isfile(path := os.path.expanduser(path.strip())):
+                raise ValueError("no regular file is there, or it is nested more than ten deep")
+            _check_flagfiles(pathlib.Path(path).read_text(), depth + 1)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--flagfile={path} cannot be read: {error}") from None
 
 
 def printable(text: str) -> str:
@@ -40,8 +55,6 @@ def main(run: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         code = run(argv)
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # the reader of standard output (`| head`) has left
         return 141
     except TrainerError as error:

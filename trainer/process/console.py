@@ -32,10 +32,15 @@ class Console:
     def progress(self, share: float, text: str) -> None:
         """Redraws the bar, filled to `share`, with `text` behind it, if `out` is a terminal."""
         if self._out.isatty():
-            bar = ("━" * int(share * 24) + "╸").ljust(24)[:24]
-            width = shutil.get_terminal_size().columns - 1
+            width = shutil.get_terminal_size().columns - 3  # a Ctrl-C adds two, ^C
+            length = min(24, max(4, width - len(text) - 1))
+            bar = ("━" * int(share * length) + "╸").ljust(length)[:length]
             self._print(self._out, f"{bar} {text}"[:width])
             self._bar_drawn = True
+
+    def clear(self) -> None:
+        """Removes the bar, so that what others print begins a line."""
+        self._print(self._out, "")
 
     def _print(self, stream: TextIO, text: str) -> None:
         if self._bar_drawn:

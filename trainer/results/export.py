@@ -15,6 +15,7 @@ from trainer.run import files
 
 _IMAGES = tf.TensorSpec((None, 28, 28), tf.uint8, name="images")
 _IMAGE_BYTES = tf.TensorSpec((None,), tf.string, name="image_bytes")
+_MAX_PIXELS = 1 << 24  # of an image file: a kilobyte of PNG may hold a gigabyte
 _CHECKED = 64  # digits
 # Reading back runs the same kernels on other batch sizes, which may round differently; bfloat16
 # keeps 8 bits. A temperature below 1 widens the differences.
@@ -25,8 +26,9 @@ class Classifier(tf.Module):
     """The signatures around a model from `networks.build`.
 
     `serving_default`: `images` uint8 [n, 28, 28] -> `classes` int64 [n], `probabilities` float32
-    [n, 10], the softmax of logits / temperature. `serving_bytes`: `image_bytes` string [n], PNG or
-    JPEG files of a light digit on black, scaled to 28 x 28 -> the same.
+    [n, 10], the softmax of logits / temperature. `serving_bytes`: `image_bytes` string [n] -> the
+    same, for PNG or JPEG files of a light digit on black, at most 16 million pixels: it scales the
+    whole picture to 28 x 28 and does none of what `trainer.predict` does to read a photo.
     """
 
     def __init__(self, model: keras.Model, temperature: float):
@@ -43,14 +45,23 @@ class Classifier(tf.Module):
 
     @tf.function(input_signature=[_IMAGE_BYTES], autograph=False)
     def serving_bytes(self, image_bytes):
-        """Answers for image files."""
+        """Answers for image files of such digits."""
         digit = tf.TensorSpec((28, 28), tf.uint8)
         return self.serving_default(tf.map_fn(_decode, image_bytes, fn_output_signature=digit))
 
 
 def _decode(content):
-    image = tf.io.decode_image(content, channels=1, expand_animations=False)
-    image.set_shape((None, None, 1))
+    header = tf.strings.substr(content + bytes(24), 0, 24)
+    is_jpeg = tf.strings.substr(header, 0, 2) == b"\xff\xd8"
+    is_png = tf.strings.substr(header, 0, 8) == b"\x89PNG\r\n\x1a\n"
+    # https://www.w3.org/TR/png-3/#11IHDR
+    png = tf.io.decode_raw(tf.strings.substr(header, 16, 8), tf.int32, little_endian=False)
+    size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(content)[:2], lambda: png)
+    fits = tf.reduce_all(size > 0) & (tf.reduce_prod(tf.cast(size, tf.float32)) <= _MAX_PIXELS)
+    expected = f"takes PNG and JPEG files of at most {_MAX_PIXELS} pixels; the sides of this are:"
+    check = tf.debugging.Assert((is_jpeg | is_png) & fits, [expected, size])
+    with tf.control_dependencies([check]):
+        image = tf.io.decode_png(content, channels=1)  # or JPEG
     scaled = tf.image.resize(image, (28, 28), antialias=True)
     return tf.cast(tf.clip_by_value(tf.round(scaled), 0, 255), tf.uint8)[..., 0]
 

@@ -138,18 +138,23 @@ def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> 
     origin = (
         "the recipe's: too few validation digits are misread to fit one" if constant else fitted
     )
-    speed = f" at {rate:,} digits/s" if rate else ""
-    whole = "in all" if metrics["resumed_from_step"] is None else "since it was resumed"
+    speed = f"; {rate:,} digits/s once compiled" if rate else ""
+    own, since = ",", ""
+    if metrics["resumed_from_step"] is not None:
+        phases = [metrics["seconds"].get(name, 0) for name in ("graph", "first_loop", "training")]
+        own, since = f", {sum(phases):.1f} s of it and", " since it was resumed"
     path, parent = config.model_dir, os.path.dirname(config.model_dir)
-    runs = shlex.quote(parent or path)
+    runs = parent if parent == "runs" else path  # any other may be somebody's home
     python = shlex.quote(min(sys.executable, os.path.relpath(sys.executable), key=len))
+    python += " -I" * sys.flags.isolated  # as train.sh starts it
     console.line(
         f"calib   expected calibration error {metrics['test_calibration_error']:.2%} at temperature"
         f" {metrics['temperature']:.3f}, {origin}\n"
-        f"time    {metrics['train_seconds']:.1f} s training{speed},"
-        f" {metrics['wall_seconds']:.1f} s {whole}\n\n"
+        f"time    {metrics['train_seconds']:.1f} s training{own}"
+        f" {metrics['wall_seconds']:.1f} s in all{since}{speed}\n\n"
         f"Everything is in {path}: report.html, predictions.png, metrics.json, saved_model/\n"
-        f"  see the curves   {python} -m tensorboard.main --logdir {runs}"
+        f"  see the curves   {python} -m tensorboard.main --logdir={shlex.quote(runs)}\n"
+        "                   (what TensorFlow prints there before the address is harmless)"
     )
     _print_how_to_read(config, python, console)
 

@@ -92,10 +92,11 @@ class Reporter:
             with contextlib.suppress(tf.errors.UnavailableError):  # resumed within the range
                 tf.profiler.experimental.stop()
         rate = result.steps * config.batch_size / seconds
+        minutes, left_s = divmod(round((total - step) * seconds / result.steps), 60)
         self._console.progress(
             step / total,
-            f"epoch {self._plan.epoch_of(step - 1)}/{config.epochs}"
-            f"  loss {result.loss:.4f}  accuracy {result.accuracy:.2%}  {rate:,.0f} digits/s",
+            f"epoch {self._plan.epoch_of(step - 1)}/{config.epochs}  loss {result.loss:.4f}"
+            f"  accuracy {result.accuracy:.2%}  {rate:,.0f} digits/s  {minutes}:{left_s:02} left",
         )
         values = {name: getattr(result, name) for name in ("loss", "accuracy", "gradient_norm")}
         values["learning_rate"] = float(self._trainer.learning_rate(step - 1))
@@ -119,7 +120,8 @@ class Reporter:
         text = f"epoch {epoch}/{config.epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}"
         if validated:
             text += f"   validation loss {validated.loss:.4f}  accuracy {validated.accuracy:.2%}"
-        self._console.line(f"{text}   {progress.train_seconds:.1f} s so far")
+        before = progress.history[-2]["train_seconds"] if len(progress.history) > 1 else 0
+        self._console.line(f"{text}   {progress.train_seconds - before:.1f} s")
 
     def _validate(self, step: int) -> Evaluation:
         held_out = slice(self._plan.examples, None)
