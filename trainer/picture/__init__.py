@@ -9,6 +9,7 @@ import numpy as np
 from trainer.errors import DataError
 from trainer.picture import find, ink, segment
 from trainer.picture.decode import Picture, decode
+from trainer.picture.normalize import resize
 from trainer.picture.path import best_path
 
 __all__ = ["Box", "Classify", "Digit", "Number", "Picture", "decode", "read_numbers"]
@@ -19,6 +20,8 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom: pixels of the whole
 
 LEVELS = (500, 1600)  # pixels: longer sides of the picture at which writing is looked for
 SURE = 0.8  # the confidence from which a digit speaks for a reading of the picture
+LEAST = 0.7  # the least confidence of the digits of a number that is sure
+EXPLAINED = 0.6  # the least share of the ink that the numbers explain if they are sure
 FAINT = 0.45  # numbers with less contrast, relative to the best one's, are texture or show through
 
 
@@ -55,6 +58,20 @@ class _Word:
     pieces: list[find.Part]
     candidates: list[segment.Candidate]
 
+    def ink(self, first: int = 0, end: int | None = None) -> float:
+        """Pixels of ink, of the whole picture, in some pieces or all."""
+        return self.scale**2 * sum(piece.area for piece in self.pieces[first:end])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Reading:
+    """A word, read."""
+
+    word: _Word
+    number: Number
+    ink: float  # pixels that are explained by digits
+    score: float  # how much it tells of the picture: sure digits, by their height
+
 
 def read_numbers(picture: Picture, classify: Classify) -> list[Number]:
     """Returns the numbers in a picture in reading order: lines, then from left to right.
@@ -64,25 +81,17 @@ def read_numbers(picture: Picture, classify: Classify) -> list[Number]:
     """
     gray, words = cv2.cvtColor(picture.pixels, cv2.COLOR_RGB2GRAY), []
     for level in LEVELS[: 1 + (max(gray.shape) > LEVELS[0])]:
-        factor = min(1.0, level / max(gray.shape))
-        small = (
-            gray
-            if factor == 1
-            else cv2.resize(gray, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-        )
-        words += [
-            word for light in (False, True) for word in _words(small, light, picture.scale / factor)
-        ]
-    readings: list[tuple[_Word, Number]] = []
+        level = min(level, max(LEVELS[0], *gray.shape))
+        small = np.clip(resize(gray, level), 0, 255).astype(np.uint8)
+        scale = picture.scale * max(gray.shape) / level
+        words += [word for light in (False, True) for word in _words(small, light, scale)]
+    readings = []
     if words:
         answers = classify(np.stack([each.field for word in words for each in word.candidates]))[1]
         ends = np.cumsum([len(word.candidates) for word in words])[:-1]
-        for word, probabilities in zip(words, np.split(answers, ends), strict=True):
-            path = best_path(word.pieces, word.candidates, probabilities, word.height)
-            number = _number(word, path, probabilities)
-            if sum(digit.confidence > 0.5 for digit in number.digits) > len(path) / 2:
-                readings.append((word, number))
-    numbers = _best(readings)
+        pairs = zip(words, np.split(answers, ends), strict=True)
+        readings = [_read(word, probabilities) for word, probabilities in pairs]
+    numbers = _best([reading for reading in readings if reading.number.digits], words)
     if not numbers:
         raise DataError(
             "no digit found: photograph the number closer, filling a third of the picture"
@@ -103,50 +112,72 @@ def _words(gray: np.ndarray, light: bool, scale: float) -> list[_Word]:
     return found
 
 
-def _number(word: _Word, path: tuple[int, ...], probabilities: np.ndarray) -> Number:
-    digits = []
-    for i in path:
-        box = tuple(round(word.scale * side) for side in word.candidates[i].box)
-        digit = int(probabilities[i].argmax())
+def _read(word: _Word, probabilities: np.ndarray) -> _Reading:
+    """Reads a word; without digits if most of it are none."""
+    digits, ink, score = [], 0.0, 0.0
+    for i in best_path(word.pieces, word.candidates, probabilities, word.height):
+        candidate, digit = word.candidates[i], int(probabilities[i].argmax())
+        box = tuple(round(word.scale * side) for side in candidate.box)
         confidence = float(probabilities[i, digit])
-        digits.append(Digit(digit, confidence, box, probabilities[i], word.candidates[i].field))
-    boxes = np.array([digit.box for digit in digits]).reshape(-1, 4)
-    box = (*boxes[:, :2].min(0, initial=1 << 30).tolist(), *boxes[:, 2:].max(0, initial=0).tolist())
-    confidence = float(np.prod([digit.confidence for digit in digits]))
+        digits.append(Digit(digit, confidence, box, probabilities[i], candidate.field))
+        ink += (confidence > 0.5) * word.ink(candidate.first, candidate.end)
+        score += (confidence - SURE) * (box[3] - box[1])
+    if sum(digit.confidence > 0.5 for digit in digits) <= len(digits) / 2:
+        digits = []
+    boxes = np.array([digit.box for digit in digits] or [(0, 0, 0, 0)])
+    box = (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist())
     text = "".join(str(digit.digit) for digit in digits)
-    return Number(text, confidence, confidence < 0.5, box, tuple(digits))
+    least = min((digit.confidence for digit in digits), default=0)
+    confidence = float(np.prod([digit.confidence for digit in digits]))
+    unsure = least < LEAST or set(text) == {"1"}
+    return _Reading(word, Number(text, confidence, unsure, box, tuple(digits)), ink, score)
 
 
-def _score(number: Number) -> float:
-    """How much a reading tells of the picture: sure digits, by their height."""
-    return sum((digit.confidence - SURE) * (digit.box[3] - digit.box[1]) for digit in number.digits)
-
-
-def _best(readings: list[tuple[_Word, Number]]) -> list[Number]:
+def _best(readings: list[_Reading], words: list[_Word]) -> list[Number]:
     """Returns the readings that tell most: of ink of one kind, and of each place only one."""
     best, most = [], 0.0
     for light in (False, True):
-        kept: list[tuple[_Word, Number]] = []
-        for word, number in sorted(readings, key=lambda reading: -_score(reading[1])):
-            if word.light == light and not any(_overlap(number, other) for _, other in kept):
-                kept.append((word, number))
+        kept: list[_Reading] = []
+        for reading in sorted(readings, key=lambda reading: -reading.score):
+            here = any(_overlap(reading.number, other.number) for other in kept)
+            if reading.word.light == light and not here:
+                kept.append(reading)
         # A 1 is a stroke as the edge of anything.
+        weights = [0.2 if set(reading.number.number) == {"1"} else 1 for reading in kept]
         total = sum(
-            max(_score(number), 0.01) * (0.2 if set(number.number) == {"1"} else 1)
-            for _, number in kept
+            weight * max(reading.score, 0.01) for weight, reading in zip(weights, kept, strict=True)
         )
         if total > most:
             best, most = kept, total
     if not best:
         return []
-    main = best[0][0]
+    main = best[0].word
     size = main.height * main.scale
-    return [
-        number
-        for word, number in best
-        if word.contrast > FAINT * main.contrast
-        and (number.number != "1" or word is main or 0.6 < word.height * word.scale / size < 1.6)
+    kept = [
+        r
+        for r in best
+        if r.word.contrast > FAINT * main.contrast
+        and (
+            r.number.number != "1"
+            or r is best[0]
+            or 0.6 < r.word.height * r.word.scale / size < 1.6
+        )
     ]
+    total = sum(
+        word.ink()
+        for word in words
+        if (word.light, word.scale) == (main.light, main.scale)
+        and word.contrast > FAINT * main.contrast
+    )
+    share = sum(reading.ink for reading in kept) / total
+    DEBUG.append(share)
+    return [
+        dataclasses.replace(reading.number, unsure=reading.number.unsure or share < EXPLAINED)
+        for reading in kept
+    ]
+
+
+DEBUG = []
 
 
 def _overlap(one: Number, other: Number) -> bool:
