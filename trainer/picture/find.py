@@ -58,7 +58,7 @@ def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
     return labels, [
         part
         for part, ring in zip(found, rings, strict=True)
-        if not (ring or _is_rule(part) or _joins_lines(part, lines))
+        if not (ring or _is_rule(part, tallest[1]) or _joins_lines(part, lines))
     ]
 
 
@@ -72,9 +72,10 @@ def _rings(found: list[Part]) -> np.ndarray:
     return (area < 0.35 * size) & (((share > 0.3).sum(1) > 0) | ((share > 0.1).sum(1) > 1))
 
 
-def _is_rule(part: Part) -> bool:
+def _is_rule(part: Part, tallest: int) -> bool:
     """Says whether a part is a level line: digits that touch have more ink than one stroke."""
-    return part.width > 4 * part.height and part.area < 1.8 * part.stroke * part.width
+    flat = part.width > max(4 * part.height, 0.8 * tallest)
+    return flat and part.area < 1.8 * part.stroke * part.width
 
 
 def _joins_lines(part: Part, lines: np.ndarray) -> bool:
@@ -106,8 +107,12 @@ def words(found: list[Part]) -> list[list[Part]]:
     group, last = np.arange(len(found)), None
     while not np.array_equal(group, last):
         last, group = group, np.where(beside | near, group, len(found)).min(1, initial=len(found))
-    grouped = [np.flatnonzero(group == number) for number in np.unique(group)]
-    return [[found[i] for i in members] for members in grouped if digits[members].any()]
+    grouped = []
+    for number in np.unique(group[digits]):
+        members = [found[i] for i in np.flatnonzero(group == number)]
+        stroke = max(members, key=lambda part: part.area).stroke
+        grouped.append([part for part in members if part.area > 0.3 * stroke**2])  # no specks
+    return grouped
 
 
 def text_height(word: list[Part]) -> float:

@@ -7,7 +7,7 @@ from trainer.picture.segment import Candidate
 
 # Costs in nats, beside those of the class; chosen by pictures of MNIST's validation digits.
 PER_DIGIT = 0.1
-CUT, LOOP = 0.3, 0.7  # a cut through a stroke, and for each further stroke that it crosses
+CUT, LOOP = 0.5, 1.2  # a cut through a stroke, and for each further stroke that it crosses
 JOINED = 8.0  # for each height by which a second connected stroke exceeds 0.3 of a digit's
 TOO_LOW = 8.0  # for each height by which a digit is lower than 0.7 of the others
 WIDE, NARROW = 1.0, 0.1  # for the square of the standard deviations above the first
