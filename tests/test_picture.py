@@ -179,7 +179,7 @@ def test_real_digits_photographed_come_out_as_mnist_has_them(mnist_dir):
 
 
 def test_a_fine_pens_strokes_come_out_as_wide_as_mnists():
-    fine = mnist(255 - drawn(stroke=5), template_of(drawn(stroke=16)), 0.6)
+    fine = mnist(255 - drawn(stroke=9), template_of(drawn(stroke=16)), 0.6)
     width = stroke_width(cv2.resize(fine.astype(np.float32), (224, 224))) / 8
     assert 2 <= width <= 3  # the middle half of MNIST's digits
     assert likeness(fine, template_of(drawn(stroke=16))) > 0.9

@@ -65,11 +65,12 @@ def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
 def _rings(found: list[Part]) -> np.ndarray:
     """Says which parts are rings or boxes around others: bool [n]."""
     left, top, right, bottom = np.array([part.box for part in found]).reshape(-1, 4).T
-    size, area = (right - left) * (bottom - top), np.array([part.area for part in found])
+    tall, area = bottom - top, np.array([part.area for part in found])
     inside = np.less.outer(left, left) & np.greater.outer(right, right)
     inside &= np.less.outer(top, top) & np.greater.outer(bottom, bottom)
-    share = np.where(inside, np.divide.outer(1 / (bottom - top), 1 / (bottom - top)).T, 0)
-    return (area < 0.35 * size) & (((share > 0.3).sum(1) > 0) | ((share > 0.1).sum(1) > 1))
+    share = np.where(inside, np.divide.outer(tall, tall).T, 0)
+    hollow = area < 0.35 * tall * (right - left)
+    return hollow & (((share > 0.3).sum(1) > 0) | ((share > 0.1).sum(1) > 1))
 
 
 def _is_rule(part: Part, tallest: int) -> bool:
