@@ -24,7 +24,7 @@ FAINT = 0.45  # numbers with less contrast, relative to the best one's, are text
 # The confidence from which a digit speaks for a reading; the least of a digit in a sure number; of
 # a digit alone; the least share of the ink that sure numbers explain. Chosen on scenes of MNIST's
 # validation digits so that 3 % of them are marked.
-SPEAKS, LEAST, LEAST_ALONE, EXPLAINED = 0.8, 0.75, 0.95, 0.8
+SPEAKS, LEAST, LEAST_ALONE, EXPLAINED = 0.8, 0.65, 0.9, 0.8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
