@@ -7,7 +7,7 @@ import numpy as np
 
 MAX_PARTS = 300  # the largest are kept: a texture has thousands
 MIN_HEIGHT = 9  # pixels of a digit
-GAP = 0.9  # between the digits of a number, at most, in heights of a digit
+GAP = 0.95  # between the digits of a number, at most, in heights of a digit
 BAR, BROKEN = 0.25, 0.1  # parts that are nearer to a larger one, in its sizes, or to one alike
 SOLID = 0.42  # a stroke is narrower, in sizes of its part
 
