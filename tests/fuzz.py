@@ -15,17 +15,27 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 def fuzz(seconds: int, place: pathlib.Path) -> None:
     """Reads hostile files until the time is over; ends the process, with 0 if all is well."""
     import atheris
+    import numpy as np
 
     with atheris.instrument_imports(include=["trainer"], enable_loader_override=False):
         from trainer import picture as pictures
         from trainer.data.formats import read_idx, read_npz
     from trainer.errors import DataError
 
+    def read_picture(path: str) -> None:
+        pictures.read_numbers(
+            pictures.decode(path),
+            lambda fields: (
+                np.zeros(len(fields), int),
+                np.full((len(fields), 10), 0.7, np.float32),
+            ),
+        )
+
     readers = {
         "labels": lambda path: read_idx(path, ()),
         "images.gz": lambda path: read_idx(path, (28, 28)),
         "mnist.npz": read_npz,
-        "picture": pictures.read_digit,
+        "picture": read_picture,
     }
 
     def read(content: bytes) -> None:
@@ -61,7 +71,7 @@ def _samples() -> list[bytes]:
     np.savez_compressed(archive := io.BytesIO(), **dict(zip(NPZ_MEMBERS, arrays, strict=True)))
     one = np.full((56, 56), 255, np.uint8)
     one[12:44, 26:31] = 0
-    for kind in ("PNG", "JPEG"):
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
         Image.fromarray(one).save(picture := io.BytesIO(), kind)
         samples.append(picture.getvalue())
     return [*samples, archive.getvalue()]

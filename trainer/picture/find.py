@@ -7,7 +7,7 @@ import numpy as np
 
 MAX_PARTS = 300  # the largest are kept: a texture has thousands
 MIN_HEIGHT = 9  # pixels of a digit
-GAP = 0.9  # between the digits of a number, at most, in heights of a digit
+GAP = 0.95  # between the digits of a number, at most, in heights of a digit
 BAR, BROKEN = 0.25, 0.1  # parts that are nearer to a larger one, in its sizes, or to one alike
 SOLID = 0.42  # a stroke is narrower, in sizes of its part
 
@@ -58,23 +58,25 @@ def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
     return labels, [
         part
         for part, ring in zip(found, rings, strict=True)
-        if not (ring or _is_rule(part) or _joins_lines(part, lines))
+        if not (ring or _is_rule(part, tallest[1]) or _joins_lines(part, lines))
     ]
 
 
 def _rings(found: list[Part]) -> np.ndarray:
     """Says which parts are rings or boxes around others: bool [n]."""
     left, top, right, bottom = np.array([part.box for part in found]).reshape(-1, 4).T
-    size, area = (right - left) * (bottom - top), np.array([part.area for part in found])
+    tall, area = bottom - top, np.array([part.area for part in found])
     inside = np.less.outer(left, left) & np.greater.outer(right, right)
     inside &= np.less.outer(top, top) & np.greater.outer(bottom, bottom)
-    share = np.where(inside, np.divide.outer(1 / (bottom - top), 1 / (bottom - top)).T, 0)
-    return (area < 0.35 * size) & (((share > 0.3).sum(1) > 0) | ((share > 0.1).sum(1) > 1))
+    share = np.where(inside, np.divide.outer(tall, tall).T, 0)
+    hollow = area < 0.35 * tall * (right - left)
+    return hollow & (((share > 0.3).sum(1) > 0) | ((share > 0.1).sum(1) > 1))
 
 
-def _is_rule(part: Part) -> bool:
+def _is_rule(part: Part, tallest: int) -> bool:
     """Says whether a part is a level line: digits that touch have more ink than one stroke."""
-    return part.width > 4 * part.height and part.area < 1.8 * part.stroke * part.width
+    flat = part.width > max(4 * part.height, 0.8 * tallest)
+    return flat and part.area < 1.8 * part.stroke * part.width
 
 
 def _joins_lines(part: Part, lines: np.ndarray) -> bool:
@@ -106,8 +108,12 @@ def words(found: list[Part]) -> list[list[Part]]:
     group, last = np.arange(len(found)), None
     while not np.array_equal(group, last):
         last, group = group, np.where(beside | near, group, len(found)).min(1, initial=len(found))
-    grouped = [np.flatnonzero(group == number) for number in np.unique(group)]
-    return [[found[i] for i in members] for members in grouped if digits[members].any()]
+    grouped = []
+    for number in np.unique(group[digits]):
+        members = [found[i] for i in np.flatnonzero(group == number)]
+        stroke = max(members, key=lambda part: part.area).stroke
+        grouped.append([part for part in members if part.area > 0.3 * stroke**2])  # no specks
+    return grouped
 
 
 def text_height(word: list[Part]) -> float:

@@ -51,7 +51,7 @@ def _lines(mask: np.ndarray) -> np.ndarray:
 
     They are thinner, for their length, than the straight strokes of a digit.
     """
-    length, thick = 0.4 * max(mask.shape), max(mask.shape) // 120 + 1
+    length, thick = 0.4 * max(mask.shape), max(mask.shape) // 80 + 1
     thin = mask & ~cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((thick + 1, 1), np.uint8))
     level = cv2.morphologyEx(thin, cv2.MORPH_OPEN, np.ones((1, 7), np.uint8))
     found = cv2.HoughLinesP(level, 1, np.pi / 720, int(length / 3), None, length, length / 8)

@@ -7,10 +7,10 @@ from trainer.picture.segment import Candidate
 
 # Costs in nats, beside those of the class; chosen by pictures of MNIST's validation digits.
 PER_DIGIT = 0.1
-CUT, LOOP = 0.3, 0.7  # a cut through a stroke, and for each further stroke that it crosses
+CUT, LOOP = 0.5, 1.2  # a cut through a stroke, and for each further stroke that it crosses
 JOINED = 8.0  # for each height by which a second connected stroke exceeds 0.3 of a digit's
 TOO_LOW = 8.0  # for each height by which a digit is lower than 0.7 of the others
-WIDE, NARROW = 1.0, 0.1  # for the square of the standard deviations above the first
+WIDE, NARROW = 0.4, 0.1  # for the square of the standard deviations above the first
 SKIP, SKIP_LENGTH = 0.3, 5.0  # of a piece that is no digit, and for each height of its stroke
 # Mean and standard deviation of the logarithm of width by height, of MNIST's training digits.
 _SHAPES = np.log([0.91, 0.40, 0.94, 0.80, 0.80, 0.93, 0.72, 0.78, 0.76, 0.68])
