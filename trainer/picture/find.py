@@ -18,20 +18,12 @@ class Part:
 
     label: int  # of its pixels
     box: tuple[int, int, int, int]  # left, top, right, bottom
+    width: int
+    height: int
     area: int
     stroke: float  # its width, in pixels
     origin: int  # the label of the connected stroke
     seam: int = 0  # strokes that the cut at its right side crosses
-
-    @property
-    def width(self) -> int:
-        """Pixels."""
-        return self.box[2] - self.box[0]
-
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return self.box[3] - self.box[1]
 
 
 def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
@@ -45,7 +37,7 @@ def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
     widths = 4 * (np.bincount(labels.ravel(), distance.ravel(), count) / stats[:, 4] - 0.5)
     order = 1 + np.argsort(-stats[1:, 4], kind="stable")[:MAX_PARTS]
     found = [
-        Part(label, (x, y, x + w, y + h), area, max(1.0, float(widths[label])), label)
+        Part(label, (x, y, x + w, y + h), w, h, area, max(1.0, float(widths[label])), label)
         for label, (x, y, w, h, area) in zip(order.tolist(), stats[order].tolist(), strict=True)
         if area >= 4
     ]

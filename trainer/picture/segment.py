@@ -51,7 +51,8 @@ def cut(labels: np.ndarray, word: list[Part], height: float) -> list[Part]:
                 seam = _crossings(mask, paths[i]) if i < len(paths) else 0
                 label += 1
                 view[own] = label
-                pieces.append(Part(label, box, int(own.sum()), part.stroke, part.label, seam))
+                area = int(own.sum())
+                pieces.append(Part(label, box, w, h, area, part.stroke, part.label, seam))
     return sorted(pieces, key=lambda piece: piece.box[0] + piece.box[2])
 
 
