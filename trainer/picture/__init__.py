@@ -24,7 +24,7 @@ FAINT = 0.45  # numbers with less contrast, relative to the best one's, are text
 # The confidence from which a digit speaks for a reading; the least of a digit in a sure number; of
 # a digit alone; the least share of the ink that sure numbers explain. Chosen on scenes of MNIST's
 # validation digits so that 3 % of them are marked.
-SPEAKS, LEAST, LEAST_ALONE, EXPLAINED = 0.8, 0.65, 0.9, 0.8
+SPEAKS, LEAST, LEAST_ALONE, EXPLAINED = 0.8, 0.65, 0.9, 0.6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,7 +105,9 @@ def _words(gray: np.ndarray, light: bool, scale: float) -> list[_Word]:
     labels, parts = find.parts(*ink.strokes(inked))
     found = []
     for word in find.words(parts):
-        height, own = find.text_height(word), np.isin(labels, [part.label for part in word])
+        heights = np.array([part.height for part in word])
+        height = float(np.percentile(heights[heights >= 0.5 * heights.max()], 75))
+        own = np.isin(labels, [part.label for part in word])
         if ink.goes_on(inked, ground, own, height):
             contrast, pieces = float(np.median(inked[own])), segment.cut(labels, word, height)
             if candidates := segment.candidates(inked, labels, pieces, height):

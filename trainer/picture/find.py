@@ -106,9 +106,3 @@ def words(found: list[Part]) -> list[list[Part]]:
         stroke = max(members, key=lambda part: part.area).stroke
         grouped.append([part for part in members if part.area > 0.3 * stroke**2])  # no specks
     return grouped
-
-
-def text_height(word: list[Part]) -> float:
-    """Returns the height of the digits of a word, in pixels."""
-    heights = np.array([part.height for part in word])
-    return float(np.percentile(heights[heights >= 0.5 * heights.max()], 75))
