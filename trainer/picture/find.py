@@ -66,9 +66,9 @@ def _rings(found: list[Part]) -> np.ndarray:
 
 
 def _is_rule(part: Part, tallest: int) -> bool:
-    """Says whether a part is a level line: digits that touch have more ink than one stroke."""
+    """Says whether a part is a level line or two: digits that touch have more ink than these."""
     flat = part.width > max(4 * part.height, 0.8 * tallest)
-    return flat and part.area < 1.8 * part.stroke * part.width
+    return flat and part.area < 2.6 * part.stroke * part.width
 
 
 def _joins_lines(part: Part, lines: np.ndarray) -> bool:
