@@ -23,7 +23,7 @@ FINE = 30  # pixels of a digit's height; lower ones read better in the larger pi
 FAINT = 0.45  # numbers with less contrast, relative to the best one's, are texture or show through
 # The confidence from which a digit speaks for a reading; the least of a digit in a sure number; of
 # a digit alone; the least share of the ink that sure numbers explain. Chosen on scenes of MNIST's
-# validation digits so that 3 % of them are marked.
+# validation digits, weighing real digits that are marked against marks that are read as sure.
 SPEAKS, LEAST, LEAST_ALONE, EXPLAINED = 0.8, 0.65, 0.9, 0.6
 
 
