@@ -23,8 +23,8 @@ FINE = 30  # pixels of a digit's height; lower ones read better in the larger pi
 FAINT = 0.45  # numbers with less contrast, relative to the best one's, are texture or show through
 # The confidence from which a digit speaks for a reading; the least of a digit in a sure number; of
 # a digit alone; the least share of the ink that sure numbers explain. Chosen on scenes of MNIST's
-# validation digits so that 3 % of them are marked.
-SPEAKS, LEAST, LEAST_ALONE, EXPLAINED = 0.8, 0.65, 0.9, 0.8
+# validation digits, weighing real digits that are marked against marks that are read as sure.
+SPEAKS, LEAST, LEAST_ALONE, EXPLAINED = 0.8, 0.65, 0.9, 0.6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,10 +90,12 @@ def read_numbers(picture: Picture, classify: Classify) -> list[Number]:
         readings = list(map(_read, words, np.split(answers, ends)))
     # One kind of ink, whichever tells more. A 1 is a stroke as the edge of anything.
     by_ink = [_apart([r for r in readings if r.word.light == light]) for light in (False, True)]
-    best = max(
-        by_ink,
-        key=lambda some: sum(r.score * (0.2 if set(r.number.number) == {"1"} else 1) for r in some),
-    )
+    weight = {True: 0.2, False: 1.0}
+    tells = [
+        max((r.score * weight[set(r.number.number) == {"1"}] for r in some), default=0)
+        for some in by_ink
+    ]
+    best = by_ink[int(tells[1] > tells[0])]
     if not best:
         problem = "no digit found: photograph the number closer, filling a third of the picture"
         raise DataError(problem)
@@ -105,7 +107,9 @@ def _words(gray: np.ndarray, light: bool, scale: float) -> list[_Word]:
     labels, parts = find.parts(*ink.strokes(inked))
     found = []
     for word in find.words(parts):
-        height, own = find.text_height(word), np.isin(labels, [part.label for part in word])
+        heights = np.array([part.height for part in word])
+        height = float(np.percentile(heights[heights >= 0.5 * heights.max()], 75))
+        own = np.isin(labels, [part.label for part in word])
         if ink.goes_on(inked, ground, own, height):
             contrast, pieces = float(np.median(inked[own])), segment.cut(labels, word, height)
             if candidates := segment.candidates(inked, labels, pieces, height):
@@ -152,7 +156,13 @@ def _apart(readings: list[_Reading]) -> list[_Reading]:
 def _judge(best: list[_Reading], words: list[_Word]) -> list[Number]:
     """Leaves out faint readings and marks those that are unsure."""
     main, least = best[0].word, FAINT * best[0].word.contrast
-    numbers = [reading.number for reading in best if reading.word.contrast > least]
+    size = main.height * main.scale
+    numbers = [
+        r.number
+        for r in best
+        if r.word.contrast > least
+        and (set(r.number.number) != {"1"} or 0.6 < r.word.height * r.word.scale / size < 1.6)
+    ]
     ink = sum(reading.ink * reading.word.scale**2 for reading in best)
     seen = [word for word in words if word.light == main.light and word.scale == main.scale]
     areas = [part.area for word in seen if word.contrast > least for part in word.pieces]

@@ -38,8 +38,7 @@ def decode(source: str | BinaryIO) -> Picture:
 
     It is turned upright as its Exif data says; what is transparent becomes black or white,
     whichever contrasts with the rest. Raises `DataError` for all but a whole image of at most
-    `PIL.Image.MAX_IMAGE_PIXELS` (90 million; a phone's largest photo has 50), which its header
-    decides.
+    `PIL.Image.MAX_IMAGE_PIXELS` (90 million; a phone's largest photo has 50).
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())

@@ -18,20 +18,12 @@ class Part:
 
     label: int  # of its pixels
     box: tuple[int, int, int, int]  # left, top, right, bottom
+    width: int
+    height: int
     area: int
     stroke: float  # its width, in pixels
     origin: int  # the label of the connected stroke
     seam: int = 0  # strokes that the cut at its right side crosses
-
-    @property
-    def width(self) -> int:
-        """Pixels."""
-        return self.box[2] - self.box[0]
-
-    @property
-    def height(self) -> int:
-        """Pixels."""
-        return self.box[3] - self.box[1]
 
 
 def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
@@ -45,7 +37,7 @@ def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
     widths = 4 * (np.bincount(labels.ravel(), distance.ravel(), count) / stats[:, 4] - 0.5)
     order = 1 + np.argsort(-stats[1:, 4], kind="stable")[:MAX_PARTS]
     found = [
-        Part(label, (x, y, x + w, y + h), area, max(1.0, float(widths[label])), label)
+        Part(label, (x, y, x + w, y + h), w, h, area, max(1.0, float(widths[label])), label)
         for label, (x, y, w, h, area) in zip(order.tolist(), stats[order].tolist(), strict=True)
         if area >= 4
     ]
@@ -74,9 +66,9 @@ def _rings(found: list[Part]) -> np.ndarray:
 
 
 def _is_rule(part: Part, tallest: int) -> bool:
-    """Says whether a part is a level line: digits that touch have more ink than one stroke."""
+    """Says whether a part is a level line or two: digits that touch have more ink than these."""
     flat = part.width > max(4 * part.height, 0.8 * tallest)
-    return flat and part.area < 1.8 * part.stroke * part.width
+    return flat and part.area < 2.6 * part.stroke * part.width
 
 
 def _joins_lines(part: Part, lines: np.ndarray) -> bool:
@@ -114,9 +106,3 @@ def words(found: list[Part]) -> list[list[Part]]:
         stroke = max(members, key=lambda part: part.area).stroke
         grouped.append([part for part in members if part.area > 0.3 * stroke**2])  # no specks
     return grouped
-
-
-def text_height(word: list[Part]) -> float:
-    """Returns the height of the digits of a word, in pixels."""
-    heights = np.array([part.height for part in word])
-    return float(np.percentile(heights[heights >= 0.5 * heights.max()], 75))

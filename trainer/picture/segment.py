@@ -43,15 +43,18 @@ def cut(labels: np.ndarray, word: list[Part], height: float) -> list[Part]:
         number = sum(
             [np.arange(part.width) >= path[:, None] for path in paths], np.zeros(mask.shape, int)
         )
+        inked = [mask[np.arange(part.height), path].astype(int) for path in paths]
+        crossed = [int((np.diff(along, prepend=0) > 0).sum()) for along in inked]
         for i in range(len(paths) + 1):
             own = mask & (number == i)
             if own.any():
                 x, y, w, h = cv2.boundingRect(own.astype(np.uint8))
                 box = (left + x, top + y, left + x + w, top + y + h)
-                seam = _crossings(mask, paths[i]) if i < len(paths) else 0
+                seam = crossed[i] if i < len(paths) else 0
                 label += 1
                 view[own] = label
-                pieces.append(Part(label, box, int(own.sum()), part.stroke, part.label, seam))
+                area = int(own.sum())
+                pieces.append(Part(label, box, w, h, area, part.stroke, part.label, seam))
     return sorted(pieces, key=lambda piece: piece.box[0] + piece.box[2])
 
 
@@ -87,11 +90,6 @@ def _trace(back: np.ndarray, x: int) -> np.ndarray:
     for steps in back[:0:-1]:
         path.append(path[-1] + steps[path[-1]])
     return np.array(path)
-
-
-def _crossings(mask: np.ndarray, path: np.ndarray) -> int:
-    """How many strokes a path crosses."""
-    return int((np.diff(mask[np.arange(len(mask)), path].astype(int), prepend=0) > 0).sum())
 
 
 def candidates(
