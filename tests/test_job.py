@@ -136,7 +136,7 @@ def test_only_the_chief_tells_what_happens_to_the_data(
 ) -> None:
     def load(*args: object, notify: Callable[[str], None]) -> types.SimpleNamespace:
         notify("synthetic digits")
-        return types.SimpleNamespace(name="synthetic")
+        return types.SimpleNamespace(name="synthetic", train_labels=[])
 
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     monkeypatch.setattr(data, "load", load)
