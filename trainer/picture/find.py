@@ -7,7 +7,7 @@ import numpy as np
 
 MAX_PARTS = 300  # the largest are kept: a texture has thousands
 MIN_HEIGHT = 9  # pixels of a digit
-GAP = 0.95  # between the digits of a number, at most, in heights of a digit
+GAP = 0.87  # between the digits of a number, at most, in heights of the line
 BAR, BROKEN = 0.25, 0.1  # parts that are nearer to a larger one, in its sizes, or to one alike
 SOLID = 0.42  # a stroke is narrower, in sizes of its part
 
@@ -29,32 +29,33 @@ class Part:
 def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
     """Returns labels int32 [h, w] and the parts of strokes; frames and what is cut are left out.
 
-    `mask` has the strokes and `lines` what was ruled: uint8 [h, w], 0 or 1.
+    `mask` has the strokes and `lines` what is straight and long: uint8 [h, w], 0 or 1.
     """
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    # The mean distance to the edge is a quarter of the width, and half a pixel between centres.
-    widths = 4 * (np.bincount(labels.ravel(), distance.ravel(), count) / stats[:, 4] - 0.5)
-    order = 1 + np.argsort(-stats[1:, 4], kind="stable")[:MAX_PARTS]
-    found = [
-        Part(label, (x, y, x + w, y + h), w, h, area, max(1.0, float(widths[label])), label)
-        for label, (x, y, w, h, area) in zip(order.tolist(), stats[order].tolist(), strict=True)
-        if area >= 4
-    ]
+    labels, found = _components(mask | lines)  # a box is of lines
+    frames = [part.label for part, frame in zip(found, _frames(found), strict=True) if frame]
+    labels, found = _components(mask & ~np.isin(labels, frames))
     height, width = mask.shape
     whole = [p for p in found if min(p.box[:2]) > 0 and p.box[2] < width and p.box[3] < height]
     tallest = [max((part.height for part in some), default=0) for some in (whole, found)]
     if tallest[0] >= 0.3 * tallest[1]:  # else the digit fills the picture
         found = whole
-    rings = _rings(found)
+    return labels, [part for part in found if not _is_rule(part, tallest[1])]
+
+
+def _components(mask: np.ndarray) -> tuple[np.ndarray, list[Part]]:
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
+    # The mean distance to the edge is a quarter of the width, and half a pixel between centres.
+    widths = 4 * (np.bincount(labels.ravel(), distance.ravel(), count) / stats[:, 4] - 0.5)
+    order = 1 + np.argsort(-stats[1:, 4], kind="stable")[:MAX_PARTS]
     return labels, [
-        part
-        for part, ring in zip(found, rings, strict=True)
-        if not (ring or _is_rule(part, tallest[1]) or _joins_lines(part, lines))
+        Part(label, (x, y, x + w, y + h), w, h, area, max(1.0, float(widths[label])), label)
+        for label, (x, y, w, h, area) in zip(order.tolist(), stats[order].tolist(), strict=True)
+        if area >= 4
     ]
 
 
-def _rings(found: list[Part]) -> np.ndarray:
+def _frames(found: list[Part]) -> np.ndarray:
     """Says which parts are rings or boxes around others: bool [n]."""
     left, top, right, bottom = np.array([part.box for part in found]).reshape(-1, 4).T
     tall, area = bottom - top, np.array([part.area for part in found])
@@ -71,16 +72,6 @@ def _is_rule(part: Part, tallest: int) -> bool:
     return flat and part.area < 2.6 * part.stroke * part.width
 
 
-def _joins_lines(part: Part, lines: np.ndarray) -> bool:
-    """Says whether a part is straight and goes from line to line: the side of a box."""
-    left, top, right, bottom = part.box
-    reach = max(4, part.height // 6)
-    ends = [
-        lines[max(0, y - reach) : y + reach, max(0, left - 3) : right + 3] for y in (top, bottom)
-    ]
-    return 3 * part.width < part.height and all(end.any() for end in ends)
-
-
 def words(found: list[Part]) -> list[list[Part]]:
     """Groups parts that stand side by side as the digits of a number do, or near each other."""
     left, top, right, bottom = np.array([part.box for part in found]).reshape(-1, 4).T
@@ -91,8 +82,10 @@ def words(found: list[Part]) -> list[list[Part]]:
     columns = np.minimum.outer(right, right) - np.maximum.outer(left, left)
     rows = np.minimum.outer(bottom, bottom) - np.maximum.outer(top, top)
     low, high = np.minimum.outer(tall, tall), np.maximum.outer(tall, tall)
-    beside = (rows > 0.35 * low) & (low > 0.4 * high) & (columns > -GAP * high)
-    beside &= np.logical_and.outer(digits, digits)
+    beside = (rows > 0.35 * low) & (low > 0.4 * high) & np.logical_and.outer(digits, digits)
+    # A line is as high as the highest that stands near in it.
+    line = np.where(beside & (columns > -3 * high), tall, tall[:, None]).max(1, initial=0)
+    beside &= columns > -GAP * np.maximum.outer(line, line)
     size = np.maximum(wide, tall)
     smaller, larger = np.minimum.outer(size, size), np.maximum.outer(size, size)
     reach = np.where(smaller < 0.6 * larger, BAR, BROKEN) * larger

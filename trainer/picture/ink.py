@@ -8,6 +8,7 @@ MIN_CONTRAST = 0.06  # of ink, in nats: a grey level of 188 on 200; fainter than
 RELATIVE = (
     0.38  # of the strongest ink nearby: weaker is a ruled line, a fold, the other side's print
 )
+DRAWN = 0.35  # of it: a line is no ruling
 DARK = 32  # grey levels added before the logarithm: a camera's noise in the dark is no contrast
 
 _LOG = np.log(np.arange(256, dtype=np.float32) + DARK)
@@ -30,7 +31,10 @@ def separate(gray: np.ndarray, light: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def strokes(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the pixels of strokes and those of ruled lines, uint8 [h, w], 0 or 1."""
+    """Returns the pixels of strokes and those of lines drawn by hand, uint8 [h, w], 0 or 1.
+
+    These are straight and long, and as strong as the strokes; ruled ones are in neither.
+    """
     calm = float(np.median(ink))
     noise = 1.4826 * float(np.median(np.abs(ink - calm)))
     faint = (ink > max(MIN_CONTRAST, calm + 5 * noise)).astype(np.uint8)
@@ -43,7 +47,9 @@ def strokes(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     reach = WINDOW // 4
     peak = cv2.blur(cv2.dilate(coarse, np.ones([2 * reach + 1] * 2, np.uint8)), [reach, reach])
     peak = cv2.resize(peak, ink.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return faint & (ink > RELATIVE * peak), lines
+    peak = np.maximum(peak, 0.7 * coarse.max())
+    drawn = cv2.dilate(lines & (ink > DRAWN * peak), np.ones((9, 9), np.uint8))
+    return faint & (ink > RELATIVE * peak), lines & drawn
 
 
 def _lines(mask: np.ndarray) -> np.ndarray:
