@@ -71,7 +71,7 @@ def _cuts(rng: np.random.Generator, images: np.ndarray, labels: np.ndarray) -> n
 
 
 def _cut(canvas: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """The lines across the least ink near places, float [n]: columns from the middle, int [n, h]."""
+    """The lines across least ink near places, float [n]: columns from the middle, int [n, h]."""
     slants, aside = np.meshgrid(np.linspace(-0.25, 0.25, 5), [-1.5, 0.0, 1.5])
     lines = slants.reshape(-1, 1) * (np.arange(_HEIGHT) - _HEIGHT / 2) + aside.reshape(-1, 1)
     columns = np.clip(np.rint(near[:, None, None] + lines).astype(int), -_MIDDLE, _MIDDLE - 1)
