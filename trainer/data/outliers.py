@@ -20,7 +20,7 @@ DIGIT_LIKE = [1, 6, 7, 9], [1, 3, 4, 7, 8, 9]
 MIN_STROKE, STROKE = 1.9, 2.4  # pixels: as in `picture.normalize`
 _PAPER = 32  # grey levels: pixels up to this one do not count for a digit's size
 _UNDER = 6  # pixels at most that one digit reaches below the other
-_HEIGHT, _WIDTH, _MIDDLE = 30, 60, 30  # pixels of a canvas for two digits, left and right
+_HEIGHT, _WIDTH, _MIDDLE = 30, 64, 32  # pixels of a canvas for two digits, left and right
 
 
 def make(images: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
