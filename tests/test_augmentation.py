@@ -83,15 +83,19 @@ def test_a_distortion_takes_each_pixel_from_its_place(augment: str) -> None:
     assert np.abs(compiled - plain).max() <= 1
 
 
-def test_the_pen_changes_width_blur_and_paleness() -> None:
+def test_the_pen_changes_width_blur_and_paleness_and_leaves_gaps() -> None:
     images = np.random.default_rng(3).integers(0, 256, (6, 28, 28), dtype=np.uint8)
-    offsets = np.random.default_rng(5).uniform(-1, 1, (6, 9)).astype(np.float32)
-    offsets[0, 6:], offsets[1, 6:], offsets[2, 6:] = (0, -1, -1), 1, (-1, 0, 0)
+    offsets = np.random.default_rng(5).uniform(-1, 1, (6, 12)).astype(np.float32)
+    offsets[0, 6:], offsets[1, 6:] = (0, -1, -1, 0.1, 0.2, -1), 1
+    offsets[2, 6:], offsets[3, 9:] = (-1, 0, 0, -1, -1, -1), (-0.35, 0.15, 0.8)
     _, pen = augmentation.DISTORTIONS["photo"][0]
     results = pen(tf.constant(images), tf.constant(offsets)).numpy().astype(int)
     np.testing.assert_array_equal(results[0], images[0])
     weights = np.outer([1, 2, 1], [1, 2, 1]) / 16
-    for image, (width, blur, paleness), result in zip(images, offsets[:, 6:], results, strict=True):
+    for image, values, result in zip(images, offsets[:, 6:], results, strict=True):
+        width, blur, paleness, right, down, gap = map(float, values)
+        y, x = np.indices((28, 28)) - 13.5
+        image = image * np.clip(np.hypot(y - 10 * down, x - 10 * right) - 2 * gap, 0, 1)
         ink = np.pad(image / 255, 1)
         blurred = (np.lib.stride_tricks.sliding_window_view(ink, (3, 3)) * weights).sum((2, 3))
         strength = max(abs(width) ** 3, blur, 0)

@@ -23,3 +23,9 @@ def test_they_are_a_function_of_digits_and_seed_and_have_mnists_form() -> None:
         mass = np.maximum(pool.sum(axis, dtype=float), 1e-9)
         centre = mass @ np.arange(28) / mass.sum(1)
         assert np.mean(np.abs(centre - 14) < 0.6) > 0.98
+
+
+@pytest.mark.parametrize("grey", [0, 255])
+def test_images_without_a_margin_or_ink_are_cut_too(grey: int) -> None:
+    images = np.full((50, 28, 28), grey, np.uint8)
+    assert outliers.make(images, np.arange(50) % 10, 1).shape == (4000, 28, 28)

@@ -19,6 +19,7 @@ SCALE = 0.1  # relative, of height and width independently
 SHEAR = 0.1  # pixels to the side for each pixel of height
 STROKE = 0.3  # of full ink, that `pen` moves the level that ends a stroke
 PALE = 0.35  # of full ink, that a pale stroke lacks
+GAP, AROUND = 2.0, 10  # pixels: a gap's largest radius, and how far from the centre it is
 ELASTIC = 1.6  # `elastic` distorts as many times as much as `affine`
 BEND = 1.6  # pixels that `elastic` moves a control point, to the right and down
 _CONTROLS = 4  # control points in each direction
@@ -64,11 +65,15 @@ def affine(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
 def pen(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
     """Changes strokes of images [n, 28, 28] as pens, cameras and thresholds do.
 
-    The last three of the offsets, float32 [n, 3 or more]: width, blur, paleness. A blurred stroke
-    is as wide as the level that cuts its soft edges off makes it.
+    The last six of the offsets, float32 [n, 6 or more]: width, blur, paleness; of a gap, its place
+    to the right, down, and its size. A blurred stroke is as wide as the level that cuts its soft
+    edges off makes it.
     """
-    width, blur, paleness = tf.unstack(offsets[:, -3:, None, None], axis=1)
+    width, blur, paleness, x, y, gap = tf.unstack(offsets[:, -6:, None, None], axis=1)
     pixels = tf.cast(images, tf.float32) / 255
+    at = tf.range(28.0) - 13.5
+    away = tf.sqrt((at - AROUND * x) ** 2 + (at[:, None] - AROUND * y) ** 2)
+    pixels *= tf.clip_by_value(away - GAP * gap, 0.0, 1.0)
     padded = tf.pad(pixels, ((0, 0), (1, 1), (1, 1)))
     rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
     soft = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 16
@@ -137,6 +142,6 @@ def _spline() -> np.ndarray:
 DISTORTIONS = {
     "shift": ((shift,), 2),
     "affine": ((affine,), 6),
-    "photo": ((affine, pen), 6 + 3),
+    "photo": ((affine, pen), 6 + 6),
     "elastic": ((elastic,), 6 + 2 * _CONTROLS**2),
 }

@@ -13,21 +13,23 @@ from trainer.data import synthetic
 from trainer.data.glyphs import LETTERS
 
 LABEL = 10  # of an image that is no digit
-LETTERS_DRAWN, SCRIBBLES, CUTS = 1600, 400, 2000  # how many of each are made
+LETTERS_DRAWN, SCRIBBLES, CUTS = 1200, 300, 2500  # how many of each are made
 SCRIBBLING = 5.0  # times as unsteady as the pen that writes digits
 # Digits whose left, and whose right part may be read as a digit.
 DIGIT_LIKE = [1, 6, 7, 9], [1, 3, 4, 7, 8, 9]
+MIN_STROKE, STROKE = 1.9, 2.4  # pixels: as in `picture.normalize`
 _PAPER = 32  # grey levels: pixels up to this one do not count for a digit's size
-_HEIGHT, _WIDTH, _MIDDLE = 34, 64, 32  # pixels of a canvas for two digits, left and right
+_UNDER = 6  # pixels at most that one digit reaches below the other
+_HEIGHT, _WIDTH, _MIDDLE = 30, 64, 32  # pixels of a canvas for two digits, left and right
 
 
 def make(images: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
     """Returns images that are no digits, uint8 [4000, 28, 28], a function of the arguments.
 
-    Half are drawn: letters and other marks, and scribbles. Half are cut from the training digits
-    `images`, uint8 [m, 28, 28], with `labels` [m], as a reader that parts a number into digits may
-    cut them: two digits, a digit with a part of its neighbour, a part of a digit. All are in
-    MNIST's form: 20 pixels the longer side, the centre of mass in the middle.
+    1,500 are drawn: letters and other marks, and scribbles. The others are cut from the training
+    digits `images`, uint8 [m, 28, 28], with `labels` [m], as a reader that parts a number into
+    digits may cut them: two digits, a digit with a part of its neighbour, a part of a digit. All
+    are in MNIST's form: 20 pixels the longer side, the centre of mass in the middle.
     """
     rng = np.random.Generator(np.random.PCG64([seed, LABEL]))
     _, shares, table = synthetic.compiled(LETTERS)
@@ -41,49 +43,69 @@ def make(images: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
 def _cuts(rng: np.random.Generator, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Two digits side by side or touching, and what is left of them after a cut."""
     first, second = rng.integers(len(images), size=(2, CUTS))
-    start, end = _extent((images[first] > _PAPER).any(1))
-    second_start, second_end = _extent((images[second] > _PAPER).any(1))
-    gap, down = rng.integers(-3, 5, CUTS), rng.integers(0, _HEIGHT - 27, (2, CUTS))
-    # Both; both but a part of the second, of the first; the left part of the first; its right part.
-    kind = np.arange(CUTS) % 5
-    for part, digits in enumerate(DIGIT_LIKE, 3):
-        kind[(kind == part) & np.isin(labels[first], digits)] = 0
-    canvas = _moved(images[second], down[1], _MIDDLE + gap - second_start)
-    canvas[kind > 2] = 0
-    canvas = np.maximum(canvas, _moved(images[first], down[0], _MIDDLE - end))
-    share = 0.3 + 0.3 * rng.random(CUTS)
-    right_part, left_part = _MIDDLE - share * (end - start), _MIDDLE - (1 - share) * (end - start)
-    begin = np.choose(kind, [0, 0, right_part, 0, right_part])
-    both = _MIDDLE + gap + share * (second_end - second_start)
-    finish = np.choose(kind, [_WIDTH + 9, both, _WIDTH + 9, left_part, _WIDTH + 9])
-    slant = 0.6 * rng.random((CUTS, 1, 1)) - 0.3
-    column = np.arange(_WIDTH) + slant * (np.arange(_HEIGHT)[:, None] - _HEIGHT / 2)
-    canvas *= (column >= begin[:, None, None]) & (column < finish[:, None, None])
-    return _to_mnist(canvas, thicken=rng.random(CUTS) < 0.7)
+    digits, others, turned = images[first], images[second], rng.random(CUTS) < 0.5
+    for some in (digits, others):  # cut from the other side
+        some[turned] = some[turned, :, ::-1]
+    start, end = _extent((digits > _PAPER).any(1))
+    other_start, other_end = _extent((others > _PAPER).any(1))
+    inked = (digits > _PAPER).any(2) & (others > _PAPER).any(2)
+    room = _extent(others > _PAPER, 2)[0] - _extent(digits > _PAPER, 2)[1]  # in each row
+    room = np.where(inked, room + (end - other_start)[:, None], _UNDER).min(1)
+    gap = rng.integers(-3, 4, CUTS) - np.minimum(room, _UNDER)
+    one = _placed(rng, digits, _MIDDLE - end)
+    other = _placed(rng, others, _MIDDLE + gap - other_start)
+    both, alone = np.maximum(one, other), np.arange(CUTS) % 3 == 0
+    shown, cut = np.where(alone[:, None, None], [one, one], [both, other])
+    share, width = 0.1 + 0.5 * rng.random(CUTS), end - start
+    right = np.where(alone, (share - 0.85) * width, gap + share * (other_end - other_start))
+    left = np.where(alone & (rng.random(CUTS) < 0.3), 0.2 * width - width, -_MIDDLE)
+    columns = np.arange(_WIDTH) - _MIDDLE
+    kept = (columns <= _cut(shown, right)[:, :, None]) & (columns >= left[:, None, None])
+    share = (cut * kept).mean((1, 2)) / np.maximum(cut.mean((1, 2)), 1e-9)
+    whole = (share < np.where(alone, 0.2, 0.12)) | (share > 0.75)
+    for side, digit_like in enumerate(DIGIT_LIKE):
+        whole |= alone & (turned == side) & np.isin(labels[first], digit_like)
+    canvas = np.where(whole[:, None, None], both, shown * kept)
+    canvas[turned] = canvas[turned, :, ::-1]
+    return _to_mnist(canvas)
 
 
-def _extent(inked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first place with ink and the one after the last, int [n] each, of bool [n, places]."""
-    return inked.argmax(1), inked.shape[1] - inked[:, ::-1].argmax(1)
+def _cut(canvas: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """The lines across least ink near places, float [n]: columns from the middle, int [n, h]."""
+    slants, aside = np.meshgrid(np.linspace(-0.25, 0.25, 5), [-1.5, 0.0, 1.5])
+    lines = slants.reshape(-1, 1) * (np.arange(_HEIGHT) - _HEIGHT / 2) + aside.reshape(-1, 1)
+    columns = np.clip(np.rint(near[:, None, None] + lines).astype(int), -_MIDDLE, _MIDDLE - 1)
+    n, row = np.ogrid[: len(canvas), :_HEIGHT]
+    ink = canvas[n[:, :, None], row[:, None], columns + _MIDDLE].sum(2, dtype=int)
+    return columns[np.arange(len(canvas)), ink.argmin(1)]
 
 
-def _moved(images: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Images on canvases, moved by pixels, int [n] each: uint8 [n, _HEIGHT, _WIDTH]."""
-    rows = np.arange(_HEIGHT)[:, None] - down[:, None, None]
-    columns = np.arange(_WIDTH) - right[:, None, None]
-    inside = (rows >= 0) & (rows < 28) & (columns >= 0) & (columns < 28)
-    return images[np.arange(len(images))[:, None, None], rows % 28, columns % 28] * inside
+def _extent(inked: np.ndarray, axis: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The first place with ink and the one after the last along an axis, of bool."""
+    return inked.argmax(axis), inked.shape[axis] - np.flip(inked, axis).argmax(axis)
 
 
-def _to_mnist(canvas: np.ndarray, thicken: np.ndarray) -> np.ndarray:
-    """Brings ink to MNIST's size and place; where `thicken`, strokes that would get too thin."""
+def _placed(rng: np.random.Generator, images: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Images on canvases, uint8 [n, _HEIGHT, _WIDTH]: pixels from the left, int [n], a bit down."""
+    n, row, column = np.ogrid[: len(images), :28, :28]
+    canvas = np.zeros((len(images), _HEIGHT, _WIDTH), np.uint8)
+    down = rng.integers(0, _HEIGHT - 27, len(images))
+    canvas[n, row + down[:, None, None], column + right[:, None, None]] = images
+    return canvas
+
+
+def _to_mnist(canvas: np.ndarray) -> np.ndarray:
+    """Brings ink to MNIST's size, place and, where strokes would get too thin, width."""
     extents = [_extent((canvas > _PAPER).any(axis)) for axis in (2, 1)]
     scale = np.maximum(*(end - start for start, end in extents)) / 20
-    thin = thicken & (scale > 1.2)
-    near = np.pad(canvas[thin], ((0, 0), (1, 1), (1, 1)))
-    places = (1, 1), (0, 1), (2, 1), (1, 0), (1, 2)
-    canvas[thin] = np.max([near[:, y : y + _HEIGHT, x : x + _WIDTH] for y, x in places], 0)
-    images, reach = canvas.astype(np.float32), np.maximum(scale, 1)[:, None, None]
+    # A stroke's ink is its width by half of its edges, in the mean 1.27 times as long by the axes.
+    edges = sum(np.abs(np.diff(canvas.astype(np.int16), axis=x)).sum((1, 2)) for x in (1, 2))
+    width = 2 * 1.27 * canvas.sum((1, 2), dtype=float) / np.maximum(edges, 1)
+    wider = (width < MIN_STROKE * scale) * np.clip((STROKE * scale - width) / 2, 0, 1)
+    near = np.pad(canvas, ((0, 0), (1, 1), (1, 1)))
+    near = np.max([near[:, :-2, 1:-1], near[:, 2:, 1:-1], near[:, 1:-1, :-2], near[:, 1:-1, 2:]], 0)
+    images = np.maximum(canvas, wider[:, None, None].astype(np.float32) * near)
+    reach = np.maximum(scale, 1)[:, None, None]
     for start, end in extents:  # down, then across: linear, antialiased where it shrinks
         source = ((start + end - 1) / 2)[:, None] + (np.arange(28) - 13.5) * scale[:, None]
         distances = np.abs(source[:, :, None] - np.arange(images.shape[1])) / reach
