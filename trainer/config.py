@@ -1,7 +1,5 @@
 """The configuration of a run: one frozen, validated record, and the flags made from it."""
 
-from __future__ import annotations
-
 import dataclasses
 import enum
 import math
@@ -198,7 +196,7 @@ class Config:
             )
         self.check_batch(max(1, self.virtual_devices))
 
-    def resolved(self) -> Config:
+    def resolved(self) -> "Config":
         """Returns this configuration with the recipe's values where no flag gave one."""
         recipe = dataclasses.asdict(RECIPES[self.model])
         unset = {name for name, value in self.to_dict().items() if value is None}

@@ -1,7 +1,5 @@
 """The story of a run: data, workers, devices, training, then test, export and pictures."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """The outer loop: between calls of the compiled one it reports, validates, saves and may stop."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a run does: what every `auto` became, its steps and epochs, the calls of its loop."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 

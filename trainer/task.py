@@ -1,7 +1,5 @@
 """The entry, `python -m trainer.task`: flags in, exit code out. The run itself is in `job.py`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

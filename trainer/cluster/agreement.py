@@ -1,7 +1,5 @@
 """What workers agree on by collectives, once the strategy connects them."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Mapping, Sequence

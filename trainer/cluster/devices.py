@@ -1,7 +1,5 @@
 """The devices that a run trains on, and the tf.distribute strategy over them."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 import platform

@@ -1,7 +1,5 @@
 """The workers of a run, as `TF_CONFIG` or a Kubernetes Indexed Job describes them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

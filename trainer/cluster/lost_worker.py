@@ -1,7 +1,5 @@
 """Which worker was lost, read from what TensorFlow's coordination service raises."""
 
-from __future__ import annotations
-
 import re
 import time
 

@@ -6,8 +6,6 @@ second, whether all are there: `{"worker": 1, "fingerprint": {...}}` is answered
 `{"missing": [2]}`, nobody to go on, or `{"error": "...", "exit_code": 2}`, each a line of JSON.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import json

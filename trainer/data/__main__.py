@@ -1,7 +1,5 @@
 """`python -m trainer.data --data_dir DIR`: downloads a data set and checks it, without training."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 import sys

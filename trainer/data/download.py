@@ -1,7 +1,5 @@
 """Downloading published files: whole, by SHA-256, one process at a time."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 import socket

@@ -3,8 +3,6 @@
 Both readers raise `DataError`, which names the file and the defect.
 """
 
-from __future__ import annotations
-
 import gzip
 import math
 import os

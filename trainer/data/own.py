@@ -1,7 +1,5 @@
 """A data set of one's own: pictures of one digit each, in folders named 0 to 9."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -5,8 +5,6 @@ slice [n * batch, (n + 1) * batch). Without a shuffle buffer or iterator state a
 step, on any number of workers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The places where a data set may lie: a directory that was named, caches, the download."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Callable

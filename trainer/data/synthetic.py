@@ -1,7 +1,5 @@
 """Synthetic digits: glyphs bent at random, inked and normalised the way MNIST's digits are."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import itertools
 from typing import NamedTuple
@@ -15,6 +13,16 @@ FIELD = 28  # pixels, the side of an image
 DIGIT = 19.2  # pixels from edge to edge of the longest side: 20 with the soft edges, as in MNIST
 BLOCK = 1000  # examples from one random stream, whatever the number of threads
 POINTS = 72  # places of a digit that get ink: about a pixel apart, or strokes turn to pearls
+
+
+class Glyph(NamedTuple):
+    """A way of writing a digit: each place on its path is a weighted sum of four control points."""
+
+    control: np.ndarray  # float [controls, 2], in units of the digit's height, around 0
+    stroke: np.ndarray  # int [controls], the stroke a control point belongs to
+    end: np.ndarray  # float [controls], 1 where a stroke starts or ends, else 0
+    taps: np.ndarray  # int [POINTS, 4], the four control points of a place
+    weights: np.ndarray  # float [POINTS, 4]
 
 
 def generate(
@@ -59,16 +67,6 @@ def _bell(rng: np.random.Generator, *shape: int) -> np.ndarray:
     """Sums of three uniform numbers: mean 0, deviation 1, the same on every processor."""
     uniform = rng.random((3, *shape))
     return 2 * (uniform[0] + uniform[1] + uniform[2]) - 3
-
-
-class Glyph(NamedTuple):
-    """A way of writing a digit: each place on its path is a weighted sum of four control points."""
-
-    control: np.ndarray  # float [controls, 2], in units of the digit's height, around 0
-    stroke: np.ndarray  # int [controls], the stroke a control point belongs to
-    end: np.ndarray  # float [controls], 1 where a stroke starts or ends, else 0
-    taps: np.ndarray  # int [POINTS, 4], the four control points of a place
-    weights: np.ndarray  # float [POINTS, 4]
 
 
 def _compile(strokes: str) -> Glyph:

@@ -1,7 +1,5 @@
 """The named networks in Keras, and their inference: images in, logits out."""
 
-from __future__ import annotations
-
 import keras
 import tensorflow as tf
 from keras import layers

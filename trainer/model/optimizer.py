@@ -1,7 +1,5 @@
 """AdamW with a one-cycle learning rate, and loss scaling for float16."""
 
-from __future__ import annotations
-
 import math
 
 import tensorflow as tf

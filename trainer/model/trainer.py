@@ -4,8 +4,6 @@ One code path for every strategy: `strategy.run` computes each replica's gradien
 and every copy of the weights takes the same update.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import math

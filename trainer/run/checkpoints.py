@@ -1,7 +1,5 @@
 """Checkpoints: all that training changes, so that on equal hardware a run resumes exactly."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

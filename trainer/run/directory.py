@@ -1,7 +1,5 @@
 """The directory of a run: the names in it, its records, and what state the run there is in."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import enum

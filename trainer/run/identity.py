@@ -1,7 +1,5 @@
 """What identifies a run: its flags and data; the code and the versions that compute it."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import importlib.metadata
