@@ -116,8 +116,6 @@ def run(argv: Sequence[str]) -> int:
     flags.DEFINE_integer("port", PORT, "0 takes any free one", 0, 65535, flag_values=values)
     summary = "Opens a local page to write numbers on and see what an exported model reads."
     words = command_line.parse(argv, values, usage=f"{summary}\n\n  {USAGE}\n")
-    if words is None:
-        return 0
     if words or not values.model_dir:
         raise UsageError(f"--model_dir is needed, and flags alone; usage: {USAGE}")
     export = predict.find_export(values.model_dir)

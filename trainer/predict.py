@@ -166,8 +166,6 @@ def run(argv: Sequence[str]) -> int:
     flags.DEFINE_bool("evaluate", False, mistakes, flag_values=values)
     summary = "Reads the numbers in pictures, and in folders of pictures, with an exported model."
     words = command_line.parse(argv, values, usage=f"{summary}\n\n  {USAGE}\n")
-    if words is None:
-        return 0
     if not values.model_dir or not words:
         raise UsageError(f"--model_dir or the pictures are missing; usage: {USAGE}")
     paths = [path for word in words for path in find_pictures(word)]

@@ -46,8 +46,6 @@ def run(argv: Sequence[str]) -> int:
     flags.DEFINE_string("data_dir", None, "directory to fill and to check", flag_values=values)
     flags.DEFINE_enum("dataset", "mnist", list(PUBLISHED), "what to fetch", flag_values=values)
     words = command_line.parse(argv, values, usage=USAGE)
-    if words is None:
-        return 0
     if words or not values.data_dir:
         raise UsageError("name the directory to fill and to check: --data_dir DIR")
     dataset = complete(values.data_dir, values.dataset)

@@ -1,10 +1,11 @@
 """Checkpoints: all that training changes, so that on equal hardware a run resumes exactly."""
 
+import contextlib
 import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -117,35 +118,26 @@ class Checkpoints:
         return progress, agreed
 
     def _read(self, step: int) -> Progress:
-        path, head = self._path(step), tf.train.Checkpoint(progress=self._progress)
-        try:
-            with files.without_pattern(path, _ENDINGS) as readable:
-                head.read(readable).expect_partial().assert_existing_objects_matched()
-                config, data_sha256, progress = json.loads(self._progress.numpy())
-                identity.check_same_run(self._plan.config, config, self._data_sha256, data_sha256)
-                self._checkpoint.read(readable).assert_existing_objects_matched()
+        head = tf.train.Checkpoint(progress=self._progress)
+        with _readable(self._plan.config.model_dir, step) as path:
+            head.read(path).expect_partial().assert_existing_objects_matched()
+            config, data_sha256, progress = json.loads(self._progress.numpy())
+            identity.check_same_run(self._plan.config, config, self._data_sha256, data_sha256)
+            self._checkpoint.read(path).assert_existing_objects_matched()
             return Progress(**progress)
-        except _DAMAGE as error:
-            reason = (str(error) or repr(error)).splitlines()[0][:120]
-            raise ClusterError(f"{path} cannot be read ({reason})") from None
 
     def _read_initial(self, console: Console) -> dict[str, Any]:
         """Gives the model the newest weights of the run in `--init_from` that can be read."""
-        path, reason = self._plan.config.init_from, "no checkpoint"
-        for step in run_directory.checkpoint_steps(path):
-            name = f"{run_directory.CHECKPOINT_PREFIX}{step}"
+        run, reason = self._plan.config.init_from, "no checkpoint"
+        for step in run_directory.checkpoint_steps(run):
             try:
-                file = files.join(path, run_directory.CHECKPOINTS, name)
-                with files.without_pattern(file, _ENDINGS) as readable:
-                    self._weights.read(readable).assert_existing_objects_matched()
-                console.line(f"begins with the weights of {path}, step {step:,}")
-                return {"path": path, "step": step}
-            except _DAMAGE as error:
-                reason = (str(error) or repr(error)).splitlines()[0][:120]
-        raise UsageError(f"--init_from={path} has no weights for this network ({reason})")
-
-    def _path(self, step: int) -> str:
-        return files.join(self._directory, f"{run_directory.CHECKPOINT_PREFIX}{step}")
+                with _readable(run, step) as path:
+                    self._weights.read(path).assert_existing_objects_matched()
+                console.line(f"begins with the weights of {run}, step {step:,}")
+                return {"path": run, "step": step}
+            except ClusterError as error:
+                reason = error
+        raise UsageError(f"--init_from={run} has no weights for this network: {reason}")
 
     def save(self, progress: Progress) -> None:
         """Begins to write a checkpoint of this moment, once the one before is there (`wait`)."""
@@ -166,7 +158,7 @@ class Checkpoints:
 
     def _write(self, step: int) -> None:
         # TensorFlow makes the index under its own name, where a kill would leave half of it.
-        with files.replacing(self._path(step), _ENDINGS) as temporary:
+        with files.replacing(_path(self._plan.config.model_dir, step), _ENDINGS) as temporary:
             self._copied.write(temporary)
         self._unreadable.discard(step)
         self._tidy()
@@ -195,13 +187,28 @@ class Checkpoints:
 
 def last_is_readable(directory: str) -> bool:
     """Returns whether every tensor of a run's newest checkpoint can be read (CRC32C included)."""
-    name = f"{run_directory.CHECKPOINT_PREFIX}{run_directory.checkpoint_steps(directory)[0]}"
     try:
-        path = files.join(directory, run_directory.CHECKPOINTS, name)
-        with files.without_pattern(path, _ENDINGS) as readable:
-            reader = tf.compat.v1.train.NewCheckpointReader(readable)
+        with _readable(directory, run_directory.checkpoint_steps(directory)[0]) as path:
+            reader = tf.compat.v1.train.NewCheckpointReader(path)
             for variable in reader.get_variable_to_shape_map():
                 reader.get_tensor(variable)
-    except _DAMAGE:
+    except ClusterError:
         return False
     return True
+
+
+def _path(directory: str, step: int) -> str:
+    name = f"{run_directory.CHECKPOINT_PREFIX}{step}"
+    return files.join(directory, run_directory.CHECKPOINTS, name)
+
+
+@contextlib.contextmanager
+def _readable(directory: str, step: int) -> Iterator[str]:
+    """Yields the path of a run's checkpoint; `ClusterError` if the block finds it damaged."""
+    path = _path(directory, step)
+    try:
+        with files.without_pattern(path, _ENDINGS) as readable:
+            yield readable
+    except _DAMAGE as error:
+        reason = (str(error) or repr(error)).splitlines()[0][:120]
+        raise ClusterError(f"{path} cannot be read ({reason})") from None
