@@ -31,9 +31,8 @@ _STYLE = {
     **{"text.color": INK, "text.hinting": "none"},
     **{"svg.fonttype": "none", "svg.hashsalt": "number-recognition-trainer"},
 }
-_DPI = 100
-_SIZE = 5.4, 5.5  # inches of a figure of the report; its title takes _TOP units of 0.01 inch
-_TOP = 62
+_DPI, _TOP = 100, 62  # the title of a figure of the report takes so many units of 0.01 inch
+_SIZE = 5.4, 5.5  # inches
 _TENSORBOARD = 350  # pixels: the width of TensorBoard's cards, which scale without smoothing
 _CENTERED = {"ha": "center", "va": "center"}
 # A digit and its caption in a mosaic, in pixels of the digit; each is drawn three units wide.
@@ -85,10 +84,7 @@ def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndar
 
 
 def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) -> np.ndarray:
-    """Returns digits, uint8 [n, 28, 28], side by side: uint8 [rows * height, columns * width].
-
-    Each is at the top left of a cell of `height` x `width` pixels; the rest is 0.
-    """
+    """Returns digits, uint8 [n, 28, 28], in black cells: uint8 [rows * height, columns * width]."""
     rows = -(-len(images) // columns)
     cells = np.zeros((rows * columns, height, width), np.uint8)
     cells[: len(images), :28, :28] = images

@@ -39,8 +39,7 @@ def finish(
 ) -> None:
     """Tests once, then writes everything that is made of a trained model.
 
-    All results are of the calibrated probabilities, as the export gives them, `test_loss` too;
-    TensorBoard has the loss of the logits as they are beside it, to compare with its other curves.
+    All results, `test_loss` too, are of the calibrated probabilities, as the export gives them.
     """
     console.progress(1.0, "testing, exporting, drawing")
     config, images, labels = plan.config, dataset.test_images, dataset.test_labels
@@ -133,11 +132,9 @@ def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> 
             "        hardly better than guessing; try more --epochs, or a lower --learning_rate"
             f" than {config.learning_rate:g}"
         )
-    rate, fitted = metrics["examples_per_second"], "fitted on the validation digits"
-    constant = metrics["temperature"] == RECIPES[config.model].temperature
-    origin = (
-        "the recipe's: too few validation digits are misread to fit one" if constant else fitted
-    )
+    rate, origin = metrics["examples_per_second"], "fitted on the validation digits"
+    if metrics["temperature"] == RECIPES[config.model].temperature:
+        origin = "the recipe's: too few validation digits are misread to fit one"
     speed = f"; {rate:,} digits/s once compiled" if rate else ""
     own, since = ",", ""
     if metrics["resumed_from_step"] is not None:

@@ -22,10 +22,7 @@ def page(
     record: Mapping[str, Mapping[str, Any]],
     drawn: Mapping[str, str],
 ) -> str:
-    """Returns the page as HTML, of `metrics.json`, `config.json` (`record`) and figures as SVG.
-
-    It is dated now, and names the command line of this process.
-    """
+    """Returns the page as HTML, of `metrics.json`, `config.json` (`record`) and figures as SVG."""
     loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
     templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     templates.filters |= {"quote": shlex.quote, "repr": repr, "counted": counted}

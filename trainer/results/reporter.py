@@ -33,7 +33,7 @@ class SilentReporter:
     """Reports nothing: what the workers other than the chief use."""
 
     def start(self, *args: object, **named: object) -> None:
-        """Takes what `Reporter` would report, as the other methods do."""
+        """Takes what `Reporter` would report."""
 
     input_digits = loop_starts = loop_done = epoch_done = flush = start
 

@@ -26,10 +26,7 @@ class _FirstColumn(api.Discrete):
 
 
 class EventFiles:
-    """Writers for `directory`/train, validation and test.
-
-    The events after the step `resumed_from` (None: all) and all of the test are dropped.
-    """
+    """Writers for `directory`/train, validation and test; drops events after `resumed_from`."""
 
     def __init__(self, directory: str, resumed_from: int | None):
         self._directory = directory
@@ -55,10 +52,7 @@ class EventFiles:
     def projector(
         self, part: str, features: np.ndarray, images: np.ndarray, labels: Sequence[str]
     ) -> None:
-        """Writes the projector's files beside the events of `part`.
-
-        `features` are float [n, m], `images` uint8 [n, 28, 28]; a heading is before the labels.
-        """
+        """Writes the projector's files of features, float [n, m], images and labeled rows."""
         embedding = {
             "tensor_name": "last hidden layer",
             "tensor_shape": features.shape,
@@ -80,8 +74,7 @@ class EventFiles:
     def hyperparameters(self, config: Config) -> None:
         """Writes the HParams page's record: the accuracies by what identifies the run.
 
-        The page looks for them in the directories below the record's, and takes the domains it
-        finds first for all runs, so they name every choice.
+        The page takes the domains it finds first for all runs, so they name every choice.
         """
         values = {"model": config.model, "epochs": config.epochs} | config.within(Scope.RUN)
         values["init_from"] = config.init_from or "none"

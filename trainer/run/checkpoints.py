@@ -31,19 +31,18 @@ Items = dict[str, list[tf.Variable]]
 class Progress:
     """How far a run has come: what is not a tensor.
 
-    Steady are examples and seconds after the first call of the loop, which includes compilation.
     `epoch_loss` and `epoch_correct` are sums of mean loss and accuracy over the steps of the epoch
-    under way; `history` has a row for each finished epoch, as in `history.csv`; `initial` has path,
-    step and SHA-256 of the weights that the run began with if they are another run's.
+    under way.
     """
 
     step: int = 0
     train_seconds: float = 0.0
-    steady_examples: int = 0
+    steady_examples: int = 0  # without the first call of the loop, which includes compilation
     steady_seconds: float = 0.0
     epoch_loss: float = 0.0
     epoch_correct: float = 0.0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # as in history.csv
+    # Path, step and SHA-256 of the weights of --init_from.
     initial: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -74,9 +73,9 @@ class Checkpoints:
     ) -> tuple[Progress, int | None]:
         """Restores the newest checkpoint that is whole, the same on every worker.
 
-        Those that cannot be read are passed over with a warning, and stay (TensorFlow keeps a
-        CRC32C of every tensor). `from_chief` returns, on every worker, what the chief passes.
-        Returns how far the run has come, and the step it is resumed from (None: it begins).
+        Those that cannot be read are passed over with a warning, and stay. `from_chief` is
+        `Agreement.from_chief`. Returns how far the run has come, and the step it is resumed from
+        (None: it begins).
 
         Raises:
           UsageError: that is further than `--epochs`, or of another run, or `--resume=must` finds
@@ -95,10 +94,10 @@ class Checkpoints:
         if agreed < 0:
             for variable, copy in zip(self._variables, self._copies, strict=True):
                 variable.assign(copy)  # what was read of a damaged one, or not on the chief
-            if (count := len(self._unreadable)) and config.resume == "must":
+            if self._unreadable and config.resume == "must":
                 raise UsageError(
-                    f"--resume=must, but none of the {count} checkpoints in {config.model_dir}"
-                    " can be read; restore one, or let --resume=auto begin again"
+                    f"--resume=must, but no checkpoint in {config.model_dir} can be read; restore"
+                    " one, or let --resume=auto begin again"
                 )
             return Progress(initial=self._read_initial(console) if config.init_from else {}), None
         if not files.exists(files.join(config.model_dir, run_directory.CONFIG)):
@@ -164,18 +163,14 @@ class Checkpoints:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Lists the newest checkpoints for TensorFlow and drops the others that can be read.
-
-        Done after each save, and at a restart: a process may have died between the two.
-        """
+        """Lists the newest checkpoints for TensorFlow and drops the others that can be read."""
         steps = run_directory.checkpoint_steps(self._plan.config.model_dir)
         kept = [step for step in steps if step not in self._unreadable]
         kept = kept[: self._plan.config.keep_checkpoints]
         # Relative names, so that the directory can be moved. A manager drops those without a time.
         names = [f"{run_directory.CHECKPOINT_PREFIX}{each}" for each in reversed(kept)]
-        state = tf.compat.v1.train.generate_checkpoint_state_proto(
-            ".", names[-1], names, [time.time()] * len(names)
-        )
+        times = [time.time()] * len(names)
+        state = tf.compat.v1.train.generate_checkpoint_state_proto(".", names[-1], names, times)
         files.write_text(files.join(self._directory, "checkpoint"), str(state))
         # An index goes before its data. Data alone was left by a process that died between the two.
         names = files.names_in(self._directory)

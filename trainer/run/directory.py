@@ -22,10 +22,9 @@ from trainer.process.startup import available_cpus
 from trainer.run import files, identity
 
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
-KERAS = "model.keras"
 CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
 PREDICTIONS, FIGURES, REPORT = "predictions.png", "figures", "report.html"
-SAMPLE = "sample.png"
+KERAS, SAMPLE = "model.keras", "sample.png"
 CHECKPOINT_PREFIX = "step-"
 Record = Mapping[str, Any]
 # A finished run that lost one of these is finished again. Event files cannot be made again.
@@ -45,15 +44,14 @@ class State(enum.Enum):
 class Recorded:
     """The run that a directory holds: what `config.json` and `metrics.json` say.
 
-    `resolved` is what `auto` became, with the devices and the cluster it was last trained on;
-    `data` has the data set's name and checksums; `epochs` is 0 until the run has finished.
+    `resolved` is what `auto` became, with the devices and the cluster it was last trained on.
     """
 
     state: State = State.NEW
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    epochs: int = 0
+    config: Record = dataclasses.field(default_factory=dict)
+    resolved: Record = dataclasses.field(default_factory=dict)
+    data: Record = dataclasses.field(default_factory=dict)  # its name and checksums
+    epochs: int = 0  # 0 until the run has finished
 
 
 def default_path(dataset: str, model: str) -> str:
@@ -68,8 +66,7 @@ def examine(
 ) -> Recorded:
     """Returns what `config.model_dir` holds.
 
-    Without the run's `last_step`, `TRAINED` cannot be told from `RESUMABLE`; `data_sha256`
-    (`Dataset.sha256`) is compared once the data is there.
+    `last_step` tells `TRAINED` from `RESUMABLE`; `data_sha256` (`Dataset.sha256`) is compared.
 
     Raises:
       UsageError: a record there is damaged, or it is another run, or not what `--resume` allows.
@@ -80,8 +77,7 @@ def examine(
         _check_source(config.init_from, config.model)
     if recorded.state is State.NEW:
         if config.resume == "must":
-            where = path or "a new directory"
-            raise UsageError(f"--resume=must, but {where} holds no run; name one that does")
+            raise UsageError(f"--resume=must, but --model_dir={path} holds no run; name one")
         return recorded
     if config.resume == "never":
         raise UsageError(f"--resume=never, but {path} holds a run; give another --model_dir")
@@ -186,10 +182,7 @@ def trained_on(plan: Plan, devices: Devices) -> dict[str, Any]:
 def record(
     plan: Plan, resolved: Record, dataset: Dataset, history: Sequence[Record], initial: Record
 ) -> None:
-    """Writes `config.json`, and `history.csv` as it is in the checkpoint that the run begins at.
-
-    `history` and `initial` are those of its `Progress`.
-    """
+    """Writes `config.json`, and `history.csv` as it is in the checkpoint that the run begins at."""
     content = {
         "config": plan.config.to_dict(),
         "resolved": dict(resolved),

@@ -126,8 +126,7 @@ def remove_leftovers(directory: str) -> None:
 def replacing(path: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
     """Yields a temporary path beside `path`; the file or directory the block makes becomes `path`.
 
-    Directories above it are made. If the block makes several files of the temporary path, `endings`
-    are theirs, renamed in this order. If it raises, what it made is removed.
+    Of several files of this path, with `endings`, in their order. What a failed block made is gone.
     """
     directory, name = os.path.split(path)
     _io(path).makedirs(directory)

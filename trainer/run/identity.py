@@ -54,10 +54,7 @@ def check_same_run(
 def say_where_sums_differ(
     before: Mapping[str, Any], now: Mapping[str, Any], differing: Callable, console: Console
 ) -> None:
-    """Says where sums are rounded otherwise: now than before a resume, or on another worker.
-
-    The records are from `config.json`; `differing` is `Agreement.differing`.
-    """
+    """Says where sums are rounded otherwise: now than before a resume, or on another worker."""
     # The threads of a CPU may decide the order of sums; in convolutions they always do.
     names = ["replicas", "devices", "processor", *["cpus"] * (now.get("devices") == "CPU")]
     there, here = ({name: str(each.get(name)) for name in names} for each in (before, now))
