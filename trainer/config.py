@@ -86,10 +86,7 @@ class Config:
         _choice(DATASETS),
     )
     data_dir: str | None = _flag(
-        None,
-        "directory with IDX files, an .npz or pictures; looked at first",
-        _Path(),
-        Scope.PROCESS,
+        None, "directory with IDX files, .npz or pictures; looked at first", _Path(), Scope.PROCESS
     )
     init_from: str | None = _flag(
         None, "directory of a run of the same --model, with whose weights this one begins", _Path()
@@ -126,9 +123,7 @@ class Config:
         _Number(1, 86_400),
         Scope.PART,
     )
-    batch_size: int | None = _recipe_flag(
-        "GLOBAL batch size, over all replicas", _integer(1, 60_000)
-    )
+    batch_size: int | None = _recipe_flag("GLOBAL batch size", _integer(1, 60_000))
     learning_rate: float | None = _recipe_flag("peak of the one-cycle schedule", _Number(1e-12))
     warmup: float | None = _recipe_flag(
         "share of all steps in which the learning rate rises", _Number(0, 0.99)
@@ -144,9 +139,7 @@ class Config:
         "images that are no digits beside each batch, as a share of it", _Number(0, 1)
     )
     precision: str = _flag(
-        "auto",
-        "what the layers compute in; float16 comes with loss scaling",
-        _choice(("auto", *PRECISIONS)),
+        "auto", "what the layers compute in; float16 scales losses", _choice(("auto", *PRECISIONS))
     )
     jit_compile: str = _flag(
         "auto", "compile the training loop with XLA", _choice(("auto", "on", "off"))
@@ -162,9 +155,7 @@ class Config:
     )
     keep_checkpoints: int = _flag(3, "newest checkpoints to keep", _integer(1, 1_000), Scope.PART)
     validation_examples: int | None = _flag(
-        None,
-        "training examples held out to validate on (default: 5000, at most a tenth)",
-        _integer(0),
+        None, "training examples to validate on (default: 5000, at most a tenth)", _integer(0)
     )
     seed: int = _flag(
         1, "decides all randomness: initial weights, order, augmentation", _integer(0, 2**31 - 1)
@@ -183,16 +174,13 @@ class Config:
                     raise UsageError(f"--{field.name}={value}: {error}") from None
                 object.__setattr__(self, field.name, value)
         if self.dataset == "synthetic" and self.data_dir is not None:
-            raise UsageError(
-                "--data_dir does not go with --dataset=synthetic, which is drawn and not read;"
-                " leave one of them out"
-            )
+            raise UsageError("--data_dir does not go with --dataset=synthetic; leave one out")
         if self.dataset == "own" and self.data_dir is None:
             raise UsageError("--dataset=own needs --data_dir, the directory of your pictures")
         if self.virtual_devices and self.strategy in ("cpu", "gpu", "multi_worker"):
             raise UsageError(
-                f"--virtual_devices={self.virtual_devices} splits the CPU, so it does not go with"
-                f" --strategy={self.strategy}; leave one of them out"
+                f"--virtual_devices={self.virtual_devices} does not go with"
+                f" --strategy={self.strategy}; leave one out"
             )
         self.check_batch(max(1, self.virtual_devices))
 

@@ -24,13 +24,10 @@ def train(
     stop: StopSignals,
     clock: Clock,
 ) -> bool:
-    """Trains from where `progress` stands to the end, or until a worker is asked to stop.
+    """Trains from where `progress`, which grows, stands to the end, or until asked to stop.
 
-    `batches` are the superbatches from the one that holds step `progress.step` on; `progress`
-    grows; `reporter` and `checkpoints` are silent off the chief.
-
-    Returns:
-      Whether it came to the end. Either way a checkpoint of the last step is there.
+    `batches` are the superbatches from the one that holds step `progress.step` on. Returns whether
+    it came to the end. Either way a checkpoint of the last step is there.
 
     Raises:
       UsageError: loss, gradient or weights stopped being finite; nothing of it is recorded.

@@ -47,9 +47,8 @@ class Devices:
 def set_up(config: Config, cluster: Cluster) -> Devices:
     """Prepares TensorFlow, before any operation, and returns the devices that the run trains on.
 
-    Threads follow `available_cpus`, GPU memory grows on demand, operations are deterministic.
     Raises `UsageError` for devices that are not there or cannot be used and for a global batch that
-    is not divisible by their number; `lost_worker` names a worker that does not connect any more.
+    is not divisible by their number.
     """
     tf = import_tensorflow()
     with quiet_stderr():  # a machine without GPU says so at length
@@ -81,10 +80,9 @@ def set_up(config: Config, cluster: Cluster) -> Devices:
 
 
 def describe(gpus: Sequence[Mapping[str, Any]], cpuinfo: str = "/proc/cpuinfo") -> Hardware:
-    """Returns what the GPUs, or without one the CPU that the kernel describes, can do.
+    """Returns what GPUs, by their `get_device_details`, or without one the CPU can do.
 
-    `gpus` is what `tf.config.experimental.get_device_details` says of each. Raises `UsageError` if
-    TensorFlow has no kernels for one.
+    Raises `UsageError` if TensorFlow has no kernels for one.
     """
     if not gpus:  # a CPU without AVX512-BF16 or AMX only emulates bfloat16
         path = pathlib.Path(cpuinfo)

@@ -17,7 +17,7 @@ _ADDRESS = re.compile(r"[^\s/]+:(\d{1,5})")
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The workers that train together: `host:port` of each, the chief first, and which is this one.
+    """The workers: `host:port` of each, the chief first, and which is this one.
 
     Raises `ValueError` for addresses or an index that cannot be.
     """
@@ -48,10 +48,9 @@ class Cluster:
 def cluster_from_environment(environ: Mapping[str, str] = os.environ) -> Cluster:
     """Returns the cluster that the environment describes, one worker where it describes none.
 
-    Either as `TF_CONFIG`
-    (https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable),
-    or as a Kubernetes Indexed Job: worker i of `WORKER_COUNT` is
-    `JOB_NAME-i.WORKER_SERVICE:WORKER_PORT`, and this process is worker `JOB_COMPLETION_INDEX`
+    Either as `TF_CONFIG` (https://www.tensorflow.org/guide/distributed_training), or as a
+    Kubernetes Indexed Job: worker i of `WORKER_COUNT` is `JOB_NAME-i.WORKER_SERVICE:WORKER_PORT`,
+    and this process is worker `JOB_COMPLETION_INDEX`
     (https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication/).
     Raises `UsageError` for one that is malformed.
     """

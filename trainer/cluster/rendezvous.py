@@ -29,9 +29,8 @@ def meet(
 ) -> None:
     """Waits until all workers are there, or others have finished the run; leaves the port free.
 
-    A worker that dies meanwhile, the chief too, may come again. Raises `ClusterError` if one did
-    not come within `timeout_s` or this one's port is taken, and `UsageError`, on every worker, if
-    `fingerprint`, by name, is not equal on all.
+    Raises `ClusterError` if one did not come within `timeout_s` or this one's port is taken, and
+    `UsageError`, on every worker, if `fingerprint`, by name, is not equal on all.
     """
     if len(cluster.workers) == 1:
         return

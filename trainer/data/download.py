@@ -29,9 +29,8 @@ def fetch(
 ) -> None:
     """Downloads those of the files `names` that a directory does not hold as published.
 
-    A file gets its name, one of `FILE_NAMES` and `.gz`, once its SHA-256 is right. The directory is
-    made if it is not there. `notify` gets a line when a download starts; a mirror is given up after
-    `read_timeout_s` without a byte, twice.
+    A file gets its name, one of `FILE_NAMES` and `.gz`, once its SHA-256 is right. `notify` gets a
+    line when a download starts; a mirror is given up after `read_timeout_s` without a byte, twice.
 
     Raises:
       OSError: the directory cannot be written.

@@ -20,18 +20,16 @@ def training_batches(
     labels: np.ndarray,
     plan: Plan,
     first_step: int = 0,
-    *,
     replicas: int = 1,
     local_replicas: Sequence[int] = (0,),
 ) -> list[tf.data.Dataset]:
     """Returns, for each local replica, the superbatches from the one that holds `first_step` on.
 
-    Superbatch k holds the steps [k * steps_per_loop, (k + 1) * steps_per_loop), for one call of the
-    training loop: gathering thousands of examples at once costs a fraction of an element for each
-    step. Of `images` uint8 [examples, 28, 28] and `labels` uint8 [examples] they hold (uint8
-    [steps_per_loop, batch, 28, 28], int32 [steps_per_loop, batch]), batch being the replica's
-    share: of `replicas`, replica r takes the r-th of the equal slices of each global batch. After
-    the digits come its share of `--outliers`, with the label `outliers.LABEL`.
+    Superbatch k holds the steps [k * steps_per_loop, (k + 1) * steps_per_loop): gathering thousands
+    of examples at once costs a fraction of an element for each step. Of `images` uint8 [examples,
+    28, 28] and `labels` uint8 [examples] they hold (uint8 [steps_per_loop, batch, 28, 28], int32
+    [steps_per_loop, batch]), batch being the r-th of the equal slices of each global batch for
+    replica r, and after it its share of `--outliers`, with the label `outliers.LABEL`.
     """
     seed, augment, batch_size = plan.config.seed, plan.config.augment, plan.config.batch_size
     # The parts of a global batch: how many images, of how many.
@@ -86,10 +84,7 @@ def _batch_examples(steps: tf.Tensor, parts: list[tuple[int, int]], seed: int) -
 
 
 def distribute(datasets: list[tf.data.Dataset], strategy: tf.distribute.Strategy) -> Iterator[Any]:
-    """Returns an iterator over what `strategy.run` takes, and begins to prepare its first element.
-
-    `datasets` are those of `training_batches`. For one local replica it is a `tf.data.Iterator`.
-    """
+    """Returns an iterator over what `strategy.run` takes, of `datasets` from `training_batches`."""
     iterators = []
     for dataset, device in zip(datasets, strategy.extended.worker_devices, strict=True):
         if tf.DeviceSpec.from_string(device).device_type != "CPU":

@@ -36,10 +36,7 @@ def find(name: str, data_dir: str | None, notify: Callable[[str], None]) -> Foun
 
 
 def download(name: str, published: Published, notify: Callable[[str], None]) -> Found:
-    """Downloads a data set into this project's cache and reads it.
-
-    Raises `NetworkError` if the network does not bring it, else `DataError`.
-    """
+    """Downloads a data set into this project's cache and reads it."""
     from trainer.data.download import fetch  # imports an HTTP client; most runs need none
 
     cache = _cache_directory(name)
@@ -89,8 +86,7 @@ def read_directory(directory: str | os.PathLike, name: str, label: str) -> Found
 def locate(directory: pathlib.Path, name: str) -> tuple[list[pathlib.Path], list[str]]:
     """Returns the files of a data set that are in a directory, and the names of the missing ones.
 
-    They are the IDX files in the order of `FILE_NAMES`, a plain one before a .gz; or `<name>.npz`
-    alone where the IDX files are incomplete.
+    They are in the order of `FILE_NAMES`, or `<name>.npz` alone where the IDX files are incomplete.
     """
     pairs = {plain: (directory / plain, directory / f"{plain}.gz") for plain in FILE_NAMES}
     found = {plain: next(filter(os.path.isfile, pair), None) for plain, pair in pairs.items()}

@@ -31,8 +31,8 @@ def generate(
     """Draws training and test digits: images uint8 [n, 28, 28], labels uint8 [n], twice.
 
     The images depend on `seed` alone, on any machine: all is made of uniform random numbers,
-    + - * / and square roots, which IEEE 754 rounds the same everywhere. The first n of a longer set
-    are the set of n. Of every 1000 examples each class has 100, in random order.
+    + - * / and square roots, which IEEE 754 rounds the same everywhere. Of every 1000 examples each
+    class has 100, in random order.
     """
     with concurrent.futures.ThreadPoolExecutor(available_cpus()) as pool:
         sets = []

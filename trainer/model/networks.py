@@ -22,8 +22,7 @@ def mlp(xla: bool) -> list[layers.Layer]:
 def cnn(xla: bool) -> list[layers.Layer]:
     """Three convolutions and a hidden layer: small, and fast on a CPU.
 
-    Few filters where the image is large, and no BatchNorm: with it an example's gradient would
-    depend on the rest of its batch, and so on the number of replicas.
+    No BatchNorm: an example's gradient would depend on its batch, and so on the replicas.
     """
     pool = xla_layers.MaxPool if xla else layers.MaxPooling2D
     return [
@@ -83,8 +82,8 @@ def build(
 ) -> keras.Model:
     """Returns the model `name`: float32 [n, 28, 28] between 0 and 1 to float32 logits [n, 10].
 
-    The hidden layers compute in `precision`, with variables of float32. `jit_compile`, whether XLA
-    compiles it, gives other operations for the same function. `seed` decides the initial weights.
+    The hidden layers compute in `precision`, with variables of float32. `jit_compile` gives other
+    operations, fast under XLA, for the same function. `seed` decides the initial weights.
     """
     keras.utils.set_random_seed(seed)
     hidden = MODELS[name](jit_compile)

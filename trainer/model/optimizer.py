@@ -17,9 +17,8 @@ INITIAL_LOSS_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000
 class AdamW:
     """AdamW: Loshchilov and Hutter, https://arxiv.org/abs/1711.05101.
 
-    One fused kernel for each variable, where a Keras optimizer runs a dozen operations. Made in the
-    scope of the strategy that distributes `weights`. Precision float16 makes `loss_scale` a power
-    of two, float32 (), which the gradients come multiplied by.
+    One fused kernel for each variable, where a Keras optimizer runs a dozen operations. With
+    float16 the gradients come multiplied by `loss_scale`, float32 ().
     """
 
     def __init__(self, weights: list[tf.Variable], strategy: tf.distribute.Strategy, plan: Plan):

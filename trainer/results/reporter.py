@@ -32,44 +32,48 @@ _MEANINGS = {
 class SilentReporter:
     """Reports nothing: what the workers other than the chief use."""
 
-    def start(self, *args: object, **named: object) -> None:
+    def flush(self, *args: object, **named: object) -> None:
         """Takes what `Reporter` would report."""
 
-    input_digits = loop_starts = loop_done = epoch_done = flush = start
+    input_digits = loop_starts = loop_done = epoch_done = flush
 
 
 class Reporter:
-    """The chief's reporter of a run; `start` comes first."""
+    """The chief's reporter: prints the plan at once; a new run adds configuration and graph."""
 
-    def __init__(self, plan: Plan, trainer: Trainer, dataset: Dataset, console: Console):
+    def __init__(
+        self,
+        plan: Plan,
+        trainer: Trainer,
+        dataset: Dataset,
+        console: Console,
+        devices: Devices,
+        resumed_from: int | None,
+    ):
         self._plan, self._trainer, self._dataset, self._console = plan, trainer, dataset, console
         self._directory = files.join(plan.config.model_dir, run_directory.TENSORBOARD)
-
-    def start(self, devices: Devices, resumed_from: int | None) -> None:
-        """Prints the plan, opens TensorBoard's files; a new run adds configuration and graph."""
         self._events = EventFiles(self._directory, resumed_from)
-        plan, config, workers = self._plan, self._plan.config, len(devices.cluster.workers)
+        config, workers = plan.config, len(devices.cluster.workers)
         where = devices.kind if devices.replicas == 1 else f"{devices.replicas} x {devices.kind}"
         where += f" of {workers} workers" if workers > 1 else ""
         xla = "" if plan.jit_compile == "off" else ", XLA"
-        self._console.line(
-            f"data    {self._dataset.name}: {plan.examples:,} training,"
-            f" {config.validation_examples:,} validation, {len(self._dataset.test_labels):,} test"
-            f" digits; {self._dataset.source}\n"
+        console.line(
+            f"data    {dataset.name}: {plan.examples:,} training, {config.validation_examples:,}"
+            f" validation, {len(dataset.test_labels):,} test digits; {dataset.source}\n"
             f"model   {config.model}, {plan.precision}{xla}, on {where};"
             f" batches of {config.batch_size}, {plan.total_steps:,} steps\n"
             f"run     {config.model_dir}"
         )
         if resumed_from is not None:
-            self._console.line(f"resumed at step {resumed_from:,}")
+            console.line(f"resumed at step {resumed_from:,}")
             return
-        record = files.read_text(files.join(self._plan.config.model_dir, run_directory.CONFIG))
+        record = files.read_text(files.join(config.model_dir, run_directory.CONFIG))
         lines = []
         for part, values in json.loads(record).items():  # Markdown: what is indented is code
             lines += ["", part, "", *(f"    {name:<20} {value}" for name, value in values.items())]
         with self._events.writer("train").as_default(0):
             tf.summary.text("configuration", "\n".join(lines))
-            tf.summary.graph(self._trainer.inference_graph())
+            tf.summary.graph(trainer.inference_graph())
 
     def input_digits(self, superbatch: tuple) -> None:
         """Adds the first digits that this process's first replica trains on, augmented."""

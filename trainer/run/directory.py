@@ -77,7 +77,9 @@ def examine(
         _check_source(config.init_from, config.model)
     if recorded.state is State.NEW:
         if config.resume == "must":
-            raise UsageError(f"--resume=must, but --model_dir={path} holds no run; name one")
+            raise UsageError(
+                f"--resume=must, but {path or 'a new directory'} holds no run; name one"
+            )
         return recorded
     if config.resume == "never":
         raise UsageError(f"--resume=never, but {path} holds a run; give another --model_dir")
