@@ -73,8 +73,7 @@ def _recipe_flag(help: str, parser: flags.ArgumentParser) -> Any:
 class Config:
     """Everything that decides a run; each field is a flag of `trainer.task`, explained by its help.
 
-    Raises:
-      UsageError: a value is out of range, or two values do not fit together.
+    Raises `UsageError` if a value is out of range, or two values do not fit together.
     """
 
     epochs: int = _flag(5, "passes over the training examples", _integer(1, 10**6), Scope.PART)

@@ -24,13 +24,10 @@ def train(
     stop: StopSignals,
     clock: Clock,
 ) -> bool:
-    """Trains from where `progress`, which grows, stands to the end, or until asked to stop.
+    """Trains from where `progress`, which grows, stands; returns whether it came to the end.
 
-    `batches` are the superbatches from the one that holds step `progress.step` on. Returns whether
-    it came to the end. Either way a checkpoint of the last step is there.
-
-    Raises:
-      UsageError: loss, gradient or weights stopped being finite; nothing of it is recorded.
+    Either way a checkpoint of the last step is there. Raises `UsageError`, and records nothing of
+    it, once loss, gradient or weights are not finite. `batches` begin with that of `progress.step`.
     """
     superbatch, base, warm = None, None, False
     try:
@@ -38,10 +35,8 @@ def train(
             if call.base != base:
                 superbatch, base = next(batches), call.base
             clock.lap("input" if warm else "pipeline")  # the first is prepared from nothing
-            if progress.step == 0:
-                reporter.input_digits(superbatch)
-                clock.lap("summaries")
-            reporter.loop_starts(call)
+            reporter.loop_starts(call, superbatch)
+            clock.lap("summaries")
             with stall_guard(plan.config.stall_timeout_s):
                 result = trainer.run(superbatch, call.base, call.first, call.last)
             seconds = clock.lap("training" if warm else "first_loop")

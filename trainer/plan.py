@@ -104,11 +104,7 @@ def validation_examples(config: Config, examples: int) -> int:
 
 
 def training_examples(config: Config, examples: int) -> int:
-    """Returns how many of the data set's training examples are left beside those held out.
-
-    Raises:
-      UsageError: there are none, or not a batch of them.
-    """
+    """Returns how many training examples are left; raises `UsageError` if it is no batch."""
     left = examples - config.validation_examples
     if left < 1:
         raise UsageError(

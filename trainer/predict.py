@@ -26,10 +26,7 @@ ANNOTATED = ".annotated.png"  # never read, so that no picture is written over
 
 
 def find_export(model_dir: str) -> str:
-    """Returns `model_dir` if it is a SavedModel, else the newest export of the run in it.
-
-    Takes any path that `tf.io.gfile` reads. Raises `UsageError` if there is no export.
-    """
+    """Returns `model_dir` if it is a SavedModel, else the newest export of the run in it."""
     versions = files.join(model_dir, "saved_model")
     try:
         steps = sorted(filter(str.isdecimal, files.names_in(versions)), key=int, reverse=True)
@@ -46,10 +43,9 @@ def find_export(model_dir: str) -> str:
 
 
 def load_classifier(export: str) -> picture.Classify:
-    """Returns the SavedModel `export` as a function of images, uint8 [n, 28, 28].
+    """Returns the SavedModel `export` as a function; raises `UsageError` if it is no such model.
 
-    It returns classes int64 [n] and probabilities float32 [n, 10]. Raises `UsageError` if `export`
-    is no such model.
+    It takes images uint8 [n, 28, 28], returns classes int64 [n], probabilities float32 [n, 10].
     """
     tf = startup.import_tensorflow()
 

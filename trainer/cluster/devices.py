@@ -80,10 +80,7 @@ def set_up(config: Config, cluster: Cluster) -> Devices:
 
 
 def describe(gpus: Sequence[Mapping[str, Any]], cpuinfo: str = "/proc/cpuinfo") -> Hardware:
-    """Returns what GPUs, by their `get_device_details`, or without one the CPU can do.
-
-    Raises `UsageError` if TensorFlow has no kernels for one.
-    """
+    """Returns what GPUs, by their `get_device_details`, or without one the CPU can do."""
     if not gpus:  # a CPU without AVX512-BF16 or AMX only emulates bfloat16
         path = pathlib.Path(cpuinfo)
         text = path.read_text() if path.exists() else ""

@@ -17,10 +17,7 @@ _ADDRESS = re.compile(r"[^\s/]+:(\d{1,5})")
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The workers: `host:port` of each, the chief first, and which is this one.
-
-    Raises `ValueError` for addresses or an index that cannot be.
-    """
+    """The workers: `host:port` of each, the chief first, and which is this one."""
 
     workers: tuple[str, ...] = (f"localhost:{DEFAULT_WORKER_PORT}",)
     index: int = 0

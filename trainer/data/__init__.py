@@ -46,9 +46,7 @@ def load(
     `synthetic` with a warning if MNIST cannot be had. `notify` gets warnings and the start of a
     download.
 
-    Raises:
-      DataError: the data is missing, corrupt or not what was asked for.
-      NetworkError: only the network could give it, and is down.
+    Raises `DataError`, or `NetworkError` if only the network could give it, and is down.
     """
     if name == "synthetic":
         from trainer.data import synthetic

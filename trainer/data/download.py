@@ -32,10 +32,8 @@ def fetch(
     A file gets its name, one of `FILE_NAMES` and `.gz`, once its SHA-256 is right. `notify` gets a
     line when a download starts; a mirror is given up after `read_timeout_s` without a byte, twice.
 
-    Raises:
-      OSError: the directory cannot be written.
-      NetworkError: no mirror brings the files, and one may do so later.
-      DataError: all mirrors answer, and none has the files.
+    Raises `OSError` if the directory cannot be written, `DataError` if all mirrors answer without
+    the files, else `NetworkError`.
     """
     pooch.get_logger().setLevel("WARNING")
     directory.mkdir(parents=True, exist_ok=True)

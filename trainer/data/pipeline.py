@@ -35,12 +35,8 @@ def training_batches(
     # The parts of a global batch: how many images, of how many.
     parts = [(batch_size, len(images))]
     if extra := round(plan.config.outliers * batch_size):
-        from trainer.data import outliers  # makes tables of strokes
-
-        pool = outliers.make(images, labels, seed)
-        images = np.concatenate([images, pool])
-        labels = np.concatenate([labels, np.full(len(pool), outliers.LABEL, labels.dtype)])
-        parts.append((extra, len(pool)))
+        images, labels = _with_outliers(images, labels, seed)
+        parts.append((extra, len(images) - parts[0][1]))
     places = np.split(np.arange(batch_size + extra), [batch_size])
     all_images, all_labels, stages, count = tf.constant(images), tf.constant(labels), [], 0
     if augment != "none":
@@ -71,6 +67,14 @@ def training_batches(
         return dataset.with_options(_options())
 
     return [replica_batches(replica) for replica in local_replicas]
+
+
+def _with_outliers(images: np.ndarray, labels: np.ndarray, seed: int) -> list[np.ndarray]:
+    from trainer.data import outliers  # makes tables of strokes
+
+    pool = outliers.make(images, labels, seed)
+    marks = np.full(len(pool), outliers.LABEL, labels.dtype)
+    return [np.concatenate(pair) for pair in ((images, pool), (labels, marks))]
 
 
 def _batch_examples(steps: tf.Tensor, parts: list[tuple[int, int]], seed: int) -> tf.Tensor:

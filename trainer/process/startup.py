@@ -33,10 +33,7 @@ def open_standard_streams() -> None:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Discards what is written to file descriptor 2 while the block runs.
-
-    TensorFlow's C++ side logs there before it reads any log level.
-    """
+    """Discards what TensorFlow's C++ side writes to descriptor 2, before it reads a log level."""
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
@@ -48,10 +45,7 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def import_tensorflow() -> ModuleType:
-    """Returns the `tensorflow` module, whole in any thread, imported without start-up messages.
-
-    Errors of its C++ side are still printed later.
-    """
+    """Returns the `tensorflow` module, whole in any thread, imported without start-up messages."""
     with _IMPORTING:
         if "tensorflow" not in sys.modules:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -64,10 +58,7 @@ def import_tensorflow() -> ModuleType:
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what TensorFlow frees for the next step, and not return it to the system.
-
-    A step of a large network frees tens of MB, and the system clears every page it gives out anew.
-    """
+    """Has glibc keep what TensorFlow frees: the system clears every page that it gives out."""
     with contextlib.suppress(AttributeError):  # not glibc: there is no mallopt
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)

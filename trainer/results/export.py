@@ -79,9 +79,7 @@ def publish(
     `model` is from `networks.build`, its variables outside any strategy, and computes in
     `precision`. `probabilities`, float [n, 10], are what the trained model answers to `images`,
     uint8 [n, 28, 28], at this temperature.
-
-    Raises:
-      RuntimeError: what was written, read back, answers differently; nothing is published.
+    Raises `RuntimeError`, and publishes nothing, if what was written and read back differs.
     """
     write = _write_keras if path.endswith(".keras") else _write_saved_model
     with files.replacing(path) as temporary:

@@ -17,8 +17,7 @@ from trainer.process.console import Console
 from trainer.results import evaluation, figures
 from trainer.results.evaluation import Evaluation
 from trainer.results.tensorboard import EventFiles
-from trainer.run import directory as run_directory
-from trainer.run import files
+from trainer.run import directory, files
 from trainer.run.checkpoints import Progress
 
 _INPUT_DIGITS = 128
@@ -35,7 +34,7 @@ class SilentReporter:
     def flush(self, *args: object, **named: object) -> None:
         """Takes what `Reporter` would report."""
 
-    input_digits = loop_starts = loop_done = epoch_done = flush
+    loop_starts = loop_done = epoch_done = flush
 
 
 class Reporter:
@@ -51,7 +50,7 @@ class Reporter:
         resumed_from: int | None,
     ):
         self._plan, self._trainer, self._dataset, self._console = plan, trainer, dataset, console
-        self._directory = files.join(plan.config.model_dir, run_directory.TENSORBOARD)
+        self._directory = files.join(plan.config.model_dir, directory.TENSORBOARD)
         self._events = EventFiles(self._directory, resumed_from)
         config, workers = plan.config, len(devices.cluster.workers)
         where = devices.kind if devices.replicas == 1 else f"{devices.replicas} x {devices.kind}"
@@ -67,7 +66,7 @@ class Reporter:
         if resumed_from is not None:
             console.line(f"resumed at step {resumed_from:,}")
             return
-        record = files.read_text(files.join(config.model_dir, run_directory.CONFIG))
+        record = files.read_text(files.join(config.model_dir, directory.CONFIG))
         lines = []
         for part, values in json.loads(record).items():  # Markdown: what is indented is code
             lines += ["", part, "", *(f"    {name:<20} {value}" for name, value in values.items())]
@@ -75,16 +74,14 @@ class Reporter:
             tf.summary.text("configuration", "\n".join(lines))
             tf.summary.graph(trainer.inference_graph())
 
-    def input_digits(self, superbatch: tuple) -> None:
-        """Adds the first digits that this process's first replica trains on, augmented."""
-        images = getattr(superbatch[0], "values", [superbatch[0]])[0]
-        digits = tf.reshape(images, (-1, 28, 28))[:_INPUT_DIGITS].numpy()
-        picture = figures.mosaic(digits, columns=16, width=29, height=29)
-        with self._events.writer("train").as_default(0):
-            tf.summary.image("input_digits", picture[None, ..., None])
-
-    def loop_starts(self, call: Call) -> None:
-        """Starts TensorFlow's profiler before the first step of `--profile`."""
+    def loop_starts(self, call: Call, superbatch: tuple) -> None:
+        """Adds the run's first digits, as augmented; starts TensorFlow's profiler at its step."""
+        if call.first == 0:
+            images = getattr(superbatch[0], "values", [superbatch[0]])[0]
+            digits = tf.reshape(images, (-1, 28, 28))[:_INPUT_DIGITS].numpy()
+            picture = figures.mosaic(digits, columns=16, width=29, height=29)
+            with self._events.writer("train").as_default(0):
+                tf.summary.image("input_digits", picture[None, ..., None])
         profile = self._plan.config.profile
         if profile and call.first == profile[0] - 1:
             tf.profiler.experimental.start(files.join(self._directory, "train"))
@@ -120,7 +117,7 @@ class Reporter:
         row["validation_accuracy"] = validated and validated.accuracy
         row["learning_rate"] = float(self._trainer.learning_rate(step - 1))
         progress.history.append(row | {"train_seconds": round(progress.train_seconds, 3)})
-        run_directory.write_history(config.model_dir, progress.history)
+        directory.write_history(config.model_dir, progress.history)
         text = f"epoch {epoch}/{config.epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}"
         if validated:
             text += f"   validation loss {validated.loss:.4f}  accuracy {validated.accuracy:.2%}"

@@ -15,15 +15,14 @@ from trainer.config import Scope
 from trainer.errors import ClusterError, UsageError
 from trainer.plan import Plan
 from trainer.process.console import Console
-from trainer.run import directory as run_directory
-from trainer.run import files, identity
+from trainer.run import directory, files, identity
 
 # What TensorFlow raises for files that are cut, altered or of another model.
 _DAMAGE = (tf.errors.OpError, AssertionError, LookupError, OSError, RuntimeError, TypeError)
 _DAMAGE += (ValueError,)
 # The files of a checkpoint. The index comes last: whoever sees it finds all of it.
 _ENDINGS = (".data-00000-of-00001", ".index")
-_FILE = re.compile(rf"{run_directory.CHECKPOINT_PREFIX}(\d+)({'|'.join(_ENDINGS)})")
+_FILE = re.compile(rf"{directory.CHECKPOINT_PREFIX}(\d+)({'|'.join(_ENDINGS)})")
 Items = dict[str, list[tf.Variable]]
 
 
@@ -56,7 +55,7 @@ class Checkpoints:
 
     def __init__(self, plan: Plan, items: Items, data_sha256: Mapping[str, str], *, is_chief: bool):
         self._plan, self._data_sha256, self._is_chief = plan, data_sha256, is_chief
-        self._directory = files.join(plan.config.model_dir, run_directory.CHECKPOINTS)
+        self._directory = files.join(plan.config.model_dir, directory.CHECKPOINTS)
         with tf.device("/CPU:0"):
             self._progress = tf.Variable("")  # JSON: the flags of the run, data_sha256, progress
             copies = tf.nest.map_structure(lambda item: tf.Variable(item, trainable=False), items)
@@ -73,17 +72,12 @@ class Checkpoints:
     ) -> tuple[Progress, int | None]:
         """Restores the newest checkpoint that is whole, the same on every worker.
 
-        Those that cannot be read are passed over with a warning, and stay. `from_chief` is
-        `Agreement.from_chief`. Returns how far the run has come, and the step it is resumed from
-        (None: it begins).
-
-        Raises:
-          UsageError: that is further than `--epochs`, or of another run, or `--resume=must` finds
-            none that can be read, or this worker does not share the chief's directory.
-          ClusterError: this worker cannot read what the chief restored.
+        Those that cannot be read are passed over with a warning, and stay. Returns how far the run
+        has come, and the step it is resumed from (None: it begins). Raises `UsageError` if it must
+        not go on from there, `ClusterError` if this worker cannot read what the chief restored.
         """
         config, progress = self._plan.config, None
-        for step in run_directory.checkpoint_steps(config.model_dir):
+        for step in directory.checkpoint_steps(config.model_dir):
             try:
                 progress = self._read(step)
                 break
@@ -100,7 +94,7 @@ class Checkpoints:
                     " one, or let --resume=auto begin again"
                 )
             return Progress(initial=self._read_initial(console) if config.init_from else {}), None
-        if not files.exists(files.join(config.model_dir, run_directory.CONFIG)):
+        if not files.exists(files.join(config.model_dir, directory.CONFIG)):
             raise UsageError(
                 f"{config.model_dir} holds no run on this worker, but one on the chief; give a"
                 " --model_dir that all workers share"
@@ -128,7 +122,7 @@ class Checkpoints:
     def _read_initial(self, console: Console) -> dict[str, Any]:
         """Gives the model the newest weights of the run in `--init_from` that can be read."""
         run, reason = self._plan.config.init_from, "no checkpoint"
-        for step in run_directory.checkpoint_steps(run):
+        for step in directory.checkpoint_steps(run):
             try:
                 with _readable(run, step) as path:
                     self._weights.read(path).assert_existing_objects_matched()
@@ -164,11 +158,11 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Lists the newest checkpoints for TensorFlow and drops the others that can be read."""
-        steps = run_directory.checkpoint_steps(self._plan.config.model_dir)
+        steps = directory.checkpoint_steps(self._plan.config.model_dir)
         kept = [step for step in steps if step not in self._unreadable]
         kept = kept[: self._plan.config.keep_checkpoints]
         # Relative names, so that the directory can be moved. A manager drops those without a time.
-        names = [f"{run_directory.CHECKPOINT_PREFIX}{each}" for each in reversed(kept)]
+        names = [f"{directory.CHECKPOINT_PREFIX}{each}" for each in reversed(kept)]
         times = [time.time()] * len(names)
         state = tf.compat.v1.train.generate_checkpoint_state_proto(".", names[-1], names, times)
         files.write_text(files.join(self._directory, "checkpoint"), str(state))
@@ -180,10 +174,10 @@ class Checkpoints:
                 files.remove(files.join(self._directory, name))
 
 
-def last_is_readable(directory: str) -> bool:
+def last_is_readable(run: str) -> bool:
     """Returns whether every tensor of a run's newest checkpoint can be read (CRC32C included)."""
     try:
-        with _readable(directory, run_directory.checkpoint_steps(directory)[0]) as path:
+        with _readable(run, directory.checkpoint_steps(run)[0]) as path:
             reader = tf.compat.v1.train.NewCheckpointReader(path)
             for variable in reader.get_variable_to_shape_map():
                 reader.get_tensor(variable)
@@ -192,15 +186,15 @@ def last_is_readable(directory: str) -> bool:
     return True
 
 
-def _path(directory: str, step: int) -> str:
-    name = f"{run_directory.CHECKPOINT_PREFIX}{step}"
-    return files.join(directory, run_directory.CHECKPOINTS, name)
+def _path(run: str, step: int) -> str:
+    name = f"{directory.CHECKPOINT_PREFIX}{step}"
+    return files.join(run, directory.CHECKPOINTS, name)
 
 
 @contextlib.contextmanager
-def _readable(directory: str, step: int) -> Iterator[str]:
+def _readable(run: str, step: int) -> Iterator[str]:
     """Yields the path of a run's checkpoint; `ClusterError` if the block finds it damaged."""
-    path = _path(directory, step)
+    path = _path(run, step)
     try:
         with files.without_pattern(path, _ENDINGS) as readable:
             yield readable

@@ -67,9 +67,7 @@ def examine(
     """Returns what `config.model_dir` holds.
 
     `last_step` tells `TRAINED` from `RESUMABLE`; `data_sha256` (`Dataset.sha256`) is compared.
-
-    Raises:
-      UsageError: a record there is damaged, or it is another run, or not what `--resume` allows.
+    Raises `UsageError` if a record is damaged, or it is another run, or not what `--resume` allows.
     """
     path = config.model_dir
     recorded = read(path) if path else Recorded()
