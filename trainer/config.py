@@ -124,25 +124,15 @@ class Config:
     )
     batch_size: int | None = _recipe_flag("GLOBAL batch size", _integer(1, 60_000))
     learning_rate: float | None = _recipe_flag("peak of the one-cycle schedule", _Number(1e-12))
-    warmup: float | None = _recipe_flag(
-        "share of all steps in which the learning rate rises", _Number(0, 0.99)
-    )
+    warmup: float | None = _recipe_flag("share of steps while the rate rises", _Number(0, 0.99))
     weight_decay: float | None = _recipe_flag("decoupled decay of the kernels", _Number(0, 0.99))
-    label_smoothing: float | None = _recipe_flag(
-        "share of the target spread over all classes", _Number(0, 0.99)
-    )
-    augment: str | None = _recipe_flag(
-        "random distortion of the training digits", _choice(AUGMENTATIONS)
-    )
-    outliers: float | None = _recipe_flag(
-        "images that are no digits beside each batch, as a share of it", _Number(0, 1)
-    )
+    label_smoothing: float | None = _recipe_flag("target share of all classes", _Number(0, 0.99))
+    augment: str | None = _recipe_flag("random distortion of digits", _choice(AUGMENTATIONS))
+    outliers: float | None = _recipe_flag("share of images that are no digits", _Number(0, 1))
     precision: str = _flag(
         "auto", "what the layers compute in; float16 scales losses", _choice(("auto", *PRECISIONS))
     )
-    jit_compile: str = _flag(
-        "auto", "compile the training loop with XLA", _choice(("auto", "on", "off"))
-    )
+    jit_compile: str = _flag("auto", "compile training with XLA", _choice(("auto", "on", "off")))
     steps_per_loop: int | None = _flag(
         None,
         "training steps inside one call of the compiled loop (default: the model's recipe)",
@@ -156,9 +146,7 @@ class Config:
     validation_examples: int | None = _flag(
         None, "training examples to validate on (default: 5000, at most a tenth)", _integer(0)
     )
-    seed: int = _flag(
-        1, "decides all randomness: initial weights, order, augmentation", _integer(0, 2**31 - 1)
-    )
+    seed: int = _flag(1, "all randomness: weights, order, augmentation", _integer(0, 2**31 - 1))
     profile: tuple[int, int] | None = _flag(
         None, "steps to profile for TensorBoard, as FIRST,LAST", _StepRange(), Scope.PART
     )

@@ -43,7 +43,7 @@ def train(
             stop.deferred = True  # not before: there is nothing to save, and compiling takes long
             if result.failed_step is not None:
                 raise _diverged(plan, result.failed_step + 1)
-            _count(plan, progress, result, seconds, warm=warm)
+            _count(plan, progress, result, seconds, warm)
             warm = True
             reporter.loop_done(progress, result, seconds=seconds)
             clock.lap("summaries")
@@ -73,9 +73,7 @@ def _diverged(plan: Plan, step: int) -> UsageError:
     )
 
 
-def _count(
-    plan: Plan, progress: Progress, result: LoopResult, seconds: float, *, warm: bool
-) -> None:
+def _count(plan: Plan, progress: Progress, result: LoopResult, seconds: float, warm: bool) -> None:
     progress.step += result.steps
     progress.train_seconds += seconds
     progress.epoch_loss += result.loss * result.steps

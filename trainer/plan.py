@@ -90,10 +90,7 @@ def make(
 
 
 def epoch_end(config: Config, examples: int, epoch: int) -> int:
-    """Returns the number of steps at the end of an epoch of a resolved configuration.
-
-    The last batch of an epoch may reach into the next one.
-    """
+    """Returns the number of steps at the end of an epoch, whose last batch may reach further."""
     return -(-epoch * examples // config.batch_size)
 
 

@@ -102,9 +102,7 @@ def _strategy(tf, config: Config, cluster: Cluster, kind: str):
         return "multi_worker", tf.distribute.MultiWorkerMirroredStrategy(resolver)
     count = len(tf.config.list_logical_devices(kind))
     if config.strategy == "mirrored" and count < 2:
-        raise UsageError(
-            f"--strategy=mirrored, but there is one {kind}; --virtual_devices=2 splits the CPU"
-        )
+        raise UsageError(f"--strategy=mirrored, but there is one {kind}; try --virtual_devices=2")
     if config.strategy in ("auto", "mirrored") and count > 1:
         return "mirrored", tf.distribute.MirroredStrategy([f"/{kind}:{i}" for i in range(count)])
     return kind.lower(), tf.distribute.OneDeviceStrategy(f"/{kind}:0")

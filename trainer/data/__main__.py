@@ -27,9 +27,7 @@ def complete(data_dir: str, name: str, published: Mapping[str, Published] = PUBL
         try:
             fetch(directory, missing, published[name], print)
         except OSError as error:
-            raise UsageError(
-                f"--data_dir={data_dir} cannot be written: {error.strerror}"
-            ) from error
+            raise UsageError(f"cannot write --data_dir={data_dir}: {error.strerror}") from error
         except (DataError, NetworkError) as error:
             lacking = f"--data_dir={data_dir} lacks {', '.join(missing)}"
             raise type(error)(f"{lacking}: {error}; try again, or put them there") from error

@@ -1,7 +1,4 @@
-"""The file formats of a data set: IDX, plain or gzip, and Keras's archive `mnist.npz`.
-
-Both readers raise `DataError`, which names the file and the defect.
-"""
+"""The file formats of a data set: IDX, plain or gzip, and Keras's archive `mnist.npz`."""
 
 import gzip
 import math

@@ -35,10 +35,8 @@ class AdamW:
             self.variables += [self.loss_scale, self.steps_since_scaling]
 
     def learning_rate(self, step: int | tf.Tensor) -> tf.Tensor:
-        """Returns the rate of a step, float32 (): linear warm-up, then half a cosine to zero.
-
-        One cycle: Smith and Topin, https://arxiv.org/abs/1708.07120.
-        """
+        """Returns the rate of a step, float32 (): linear warm-up, then half a cosine to zero."""
+        # One cycle: Smith and Topin, https://arxiv.org/abs/1708.07120.
         rise = self._config.warmup * self._total_steps
         now = tf.cast(step, tf.float32) + 1
         up = now / max(rise, 1.0)

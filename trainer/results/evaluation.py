@@ -48,10 +48,7 @@ class Evaluation:
 
     @property
     def calibration_error(self) -> float:
-        """The mean gap between confidence and accuracy, over bins weighted by their digits.
-
-        Expected calibration error: Guo et al., https://arxiv.org/abs/1706.04599, section 2.
-        """
+        """Expected calibration error: Guo et al., https://arxiv.org/abs/1706.04599, section 2."""
         confidence, accuracy, counts = self.reliability.T
         return float((counts * np.abs(accuracy - confidence)).sum() / counts.sum())
 

@@ -112,10 +112,7 @@ def _write_keras(model: keras.Model, path: str, temperature: float, images: np.n
 
 
 def keras_classifier(model: keras.Model, temperature: float) -> keras.Model:
-    """Returns `Classifier` of Keras's own layers: uint8 [n, 28, 28] to probabilities [n, 10].
-
-    `model` is from `networks.build`, without XLA.
-    """
+    """Returns `Classifier` of Keras's own layers: uint8 [n, 28, 28] to probabilities [n, 10]."""
     images = keras.Input((28, 28), dtype="uint8", name="images")
     pixels = layers.Rescaling(1 / 255, name="pixels")(images)
     logits = model(pixels)

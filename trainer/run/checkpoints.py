@@ -28,17 +28,13 @@ Items = dict[str, list[tf.Variable]]
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come: what is not a tensor.
-
-    `epoch_loss` and `epoch_correct` are sums of mean loss and accuracy over the steps of the epoch
-    under way.
-    """
+    """How far a run has come: what is not a tensor."""
 
     step: int = 0
     train_seconds: float = 0.0
     steady_examples: int = 0  # without the first call of the loop, which includes compilation
     steady_seconds: float = 0.0
-    epoch_loss: float = 0.0
+    epoch_loss: float = 0.0  # the sum of the means of each step of the epoch under way
     epoch_correct: float = 0.0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # as in history.csv
     # Path, step and SHA-256 of the weights of --init_from.
@@ -67,9 +63,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._writing: Future | None = None
 
-    def restore(
-        self, from_chief: Callable[[int], int], console: Console
-    ) -> tuple[Progress, int | None]:
+    def restore(self, from_chief: Callable, console: Console) -> tuple[Progress, int | None]:
         """Restores the newest checkpoint that is whole, the same on every worker.
 
         Those that cannot be read are passed over with a warning, and stay. Returns how far the run

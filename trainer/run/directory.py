@@ -42,14 +42,11 @@ class State(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """The run that a directory holds: what `config.json` and `metrics.json` say.
-
-    `resolved` is what `auto` became, with the devices and the cluster it was last trained on.
-    """
+    """The run that a directory holds: what `config.json` and `metrics.json` say."""
 
     state: State = State.NEW
     config: Record = dataclasses.field(default_factory=dict)
-    resolved: Record = dataclasses.field(default_factory=dict)
+    resolved: Record = dataclasses.field(default_factory=dict)  # `trained_on`
     data: Record = dataclasses.field(default_factory=dict)  # its name and checksums
     epochs: int = 0  # 0 until the run has finished
 
@@ -75,9 +72,7 @@ def examine(
         _check_source(config.init_from, config.model)
     if recorded.state is State.NEW:
         if config.resume == "must":
-            raise UsageError(
-                f"--resume=must, but {path or 'a new directory'} holds no run; name one"
-            )
+            raise UsageError(f"--resume=must, but {path or 'a new one'} holds no run; name one")
         return recorded
     if config.resume == "never":
         raise UsageError(f"--resume=never, but {path} holds a run; give another --model_dir")

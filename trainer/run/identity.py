@@ -60,9 +60,7 @@ def say_where_sums_differ(
     there, here = ({name: str(each.get(name)) for name in names} for each in (before, now))
     notes = [f"{n} was {there[n]} so far, is {here[n]}" for n in names if there[n] != here[n]]
     for note in filter(None, [differing(here), *notes]):
-        console.line(
-            f"note: {note}; the weights may differ in the last bits, as sums round otherwise"
-        )
+        console.line(f"note: {note}; the weights may differ in the last bits")
 
 
 def versions() -> dict[str, str]:
