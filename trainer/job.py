@@ -45,7 +45,7 @@ def run(config: Config, cluster: Cluster, *, console: Console, stop: StopSignals
         precision = recorded.resolved.get("precision")
         plan = plans.make(config, examples, devices.hardware, devices.replicas, precision)
         agreement = Agreement(devices)
-        here = f"{len(devices.local_replicas)} {devices.kind}"
+        here = f"{len(devices.local_replicas)} {devices.hardware.kind}"
         facts = {"--precision": plan.precision, "--jit_compile": plan.jit_compile, "devices": here}
         agreement.compare(facts)
         clock.lap("devices")

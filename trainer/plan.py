@@ -103,15 +103,10 @@ def validation_examples(config: Config, examples: int) -> int:
 def training_examples(config: Config, examples: int) -> int:
     """Returns how many training examples are left; raises `UsageError` if it is no batch."""
     left = examples - config.validation_examples
-    if left < 1:
-        raise UsageError(
-            f"--validation_examples={config.validation_examples} leaves none of the"
-            f" {examples} training examples to train on; hold out fewer"
-        )
     if config.batch_size > left:
         raise UsageError(
-            f"--batch_size={config.batch_size} is more than the {left} training examples;"
-            f" use at most --batch_size={left}"
+            f"--batch_size={config.batch_size} is more than the {max(left, 0)} training examples"
+            f" that --validation_examples={config.validation_examples} leaves; lower one of them"
         )
     return left
 

@@ -37,8 +37,7 @@ def find_export(model_dir: str) -> str:
     except Exception as error:  # tf.io.gfile's types, without importing TensorFlow for local paths
         problem = f"cannot be read ({error})"
     raise UsageError(
-        f"--model_dir={model_dir!r} {problem}; name the directory of a finished run"
-        " (python -m trainer.task --model_dir DIR) or a SavedModel"
+        f"--model_dir={model_dir!r} {problem}; name the directory of a finished run or a SavedModel"
     )
 
 

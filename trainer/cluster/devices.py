@@ -28,11 +28,6 @@ class Devices:
     cluster: Cluster
 
     @property
-    def kind(self) -> str:
-        """`CPU` or `GPU`."""
-        return self.hardware.kind
-
-    @property
     def replicas(self) -> int:
         """Replicas in sync, over all workers."""
         return self.strategy.num_replicas_in_sync

@@ -82,9 +82,8 @@ def _listen(cluster: Cluster) -> socket.socket:
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(("", port))
     except OSError as error:
-        raise ClusterError(
-            f"{cluster.name(cluster.index)} cannot listen: {error.strerror}; free its port"
-        ) from None
+        name = cluster.name(cluster.index)
+        raise ClusterError(f"{name} cannot listen: {error.strerror}; free its port") from None
 
 
 def _ask(cluster: Cluster, fingerprint: Mapping[str, str]) -> Sequence[int]:

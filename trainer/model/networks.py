@@ -20,10 +20,7 @@ def mlp(xla: bool) -> list[layers.Layer]:
 
 
 def cnn(xla: bool) -> list[layers.Layer]:
-    """Three convolutions and a hidden layer: small, and fast on a CPU.
-
-    No BatchNorm: an example's gradient would depend on its batch, and so on the replicas.
-    """
+    """Three convolutions and a hidden layer: small, and fast on a CPU."""
     pool = xla_layers.MaxPool if xla else layers.MaxPooling2D
     return [
         *_first_convolution(16, xla),
@@ -39,8 +36,8 @@ def cnn(xla: bool) -> list[layers.Layer]:
 def convnet(xla: bool) -> list[layers.Layer]:
     """Five convolutions and a hidden layer: for long runs.
 
-    With GroupNorm of one group (Wu and He, https://arxiv.org/abs/1803.08494), which is independent
-    of the rest of the batch, and SiLU (Elfwing et al., https://arxiv.org/abs/1702.03118).
+    With GroupNorm of one group (Wu and He, https://arxiv.org/abs/1803.08494), as with BatchNorm an
+    example's gradient would depend on the replicas, and SiLU (https://arxiv.org/abs/1702.03118).
     """
     pool = xla_layers.MaxPool if xla else layers.MaxPooling2D
     return [

@@ -127,7 +127,7 @@ class Trainer:
         return math.isfinite(tf.linalg.global_norm([*self._weights, self._logits(images)]))
 
     def _inference(self, images):
-        with tf.device(f"/{self._devices.kind}:0"):
+        with tf.device(f"/{self._devices.hardware.kind}:0"):
             return networks.logits(self.model, images)
 
     def logits(self, images: np.ndarray) -> np.ndarray:

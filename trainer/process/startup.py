@@ -68,8 +68,7 @@ def keep_freed_memory() -> None:
 def available_cpus(cgroup: pathlib.Path = pathlib.Path("/sys/fs/cgroup")) -> int:
     """Returns how many CPUs the affinity mask and the container's quota leave to this process.
 
-    TensorFlow sizes its thread pools by the host's cores, which a CPU limit then throttles. The
-    quota: https://docs.kernel.org/admin-guide/cgroup-v2.html.
+    The quota: https://docs.kernel.org/admin-guide/cgroup-v2.html. TensorFlow does not know it.
     """
     has_mask = hasattr(os, "sched_getaffinity")  # macOS has none
     cpus = len(os.sched_getaffinity(0)) if has_mask else os.cpu_count() or 1

@@ -53,7 +53,7 @@ class Reporter:
         self._directory = files.join(plan.config.model_dir, directory.TENSORBOARD)
         self._events = EventFiles(self._directory, resumed_from)
         config, workers = plan.config, len(devices.cluster.workers)
-        where = devices.kind if devices.replicas == 1 else f"{devices.replicas} x {devices.kind}"
+        where = f"{devices.replicas} x " * (devices.replicas > 1) + devices.hardware.kind
         where += f" of {workers} workers" if workers > 1 else ""
         xla = "" if plan.jit_compile == "off" else ", XLA"
         console.line(

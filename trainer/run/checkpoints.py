@@ -84,14 +84,12 @@ class Checkpoints:
                 variable.assign(copy)  # what was read of a damaged one, or not on the chief
             if self._unreadable and config.resume == "must":
                 raise UsageError(
-                    f"--resume=must, but no checkpoint in {config.model_dir} can be read; restore"
-                    " one, or let --resume=auto begin again"
+                    f"--resume=must, but no checkpoint in {config.model_dir} is readable; restore one"
                 )
             return Progress(initial=self._read_initial(console) if config.init_from else {}), None
         if not files.exists(files.join(config.model_dir, directory.CONFIG)):
             raise UsageError(
-                f"{config.model_dir} holds no run on this worker, but one on the chief; give a"
-                " --model_dir that all workers share"
+                f"{config.model_dir} holds a run on the chief only; share it with all workers"
             )
         if progress is None or progress.step != agreed:
             progress = self._read(agreed)

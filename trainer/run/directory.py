@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.cluster.devices import Devices
-from trainer.config import PRECISIONS, Config
+from trainer.config import Config
 from trainer.data import Dataset
 from trainer.errors import StorageError, UsageError
 from trainer.plan import Plan
@@ -136,8 +136,6 @@ def read(path: str) -> Recorded:
         record = json.loads(text)
         config, resolved, data = ({**record[name]} for name in ("config", "resolved", "data"))
         data["sha256"] = {**data.get("sha256", {})}
-        if resolved.get("precision", "float32") not in PRECISIONS:
-            raise ValueError(f"precision is {resolved['precision']}")
         file, advice = files.join(path, METRICS), "remove it, and it is written again"
         metrics = json.loads(files.read_text(file) or "{}")
         results = (*_RESULTS, files.join(SAVED_MODEL, str(metrics.get("steps"))))
@@ -166,7 +164,7 @@ def trained_on(plan: Plan, devices: Devices) -> dict[str, Any]:
         "jit_compile": plan.jit_compile,
         "steps_per_loop": plan.steps_per_loop,
         "strategy": devices.name,
-        "devices": devices.kind,
+        "devices": devices.hardware.kind,
         "processor": devices.hardware.name,
         "replicas": devices.replicas,
         "workers": len(devices.cluster.workers),
