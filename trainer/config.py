@@ -116,11 +116,7 @@ class Config:
         600.0, "seconds that workers wait for each other", _Number(0.1, 86_400), Scope.PART
     )
     stall_timeout_s: float = _flag(
-        900.0,
-        "seconds after which a call of the training loop counts as stuck: all stacks are printed,"
-        " and the process ends with 1",
-        _Number(1, 86_400),
-        Scope.PART,
+        900.0, "seconds until a call of the loop counts as stuck", _Number(1, 86_400), Scope.PART
     )
     batch_size: int | None = _recipe_flag("GLOBAL batch size", _integer(1, 60_000))
     learning_rate: float | None = _recipe_flag("peak of the one-cycle schedule", _Number(1e-12))
@@ -134,10 +130,7 @@ class Config:
     )
     jit_compile: str = _flag("auto", "compile training with XLA", _choice(("auto", "on", "off")))
     steps_per_loop: int | None = _flag(
-        None,
-        "training steps inside one call of the compiled loop (default: the model's recipe)",
-        _integer(1, 10_000),
-        Scope.PART,
+        None, "steps in a call of the loop (default: the recipe)", _integer(1, 10_000), Scope.PART
     )
     checkpoint_every: int = _flag(
         0, "steps between checkpoints; 0: only at the end of an epoch", _integer(0), Scope.PART

@@ -52,8 +52,7 @@ def application(
 ) -> Callable[..., Iterable[bytes]]:
     """Returns the WSGI application: the page, `GET /model`, and `POST /read` for its drawings.
 
-    `/read` takes an image file and answers JSON: `numbers` as `predict.to_json` has them, with
-    fields. `/model` answers `model`. Refusals are JSON: `error`. `host` is the one asked for.
+    These answer JSON: `model`; `numbers` as `predict.to_json` has them, with fields; or `error`.
     """
     names = [socket.gethostname().lower() + ending for ending in ("", ".local")]
 

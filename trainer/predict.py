@@ -42,10 +42,7 @@ def find_export(model_dir: str) -> str:
 
 
 def load_classifier(export: str) -> picture.Classify:
-    """Returns the SavedModel `export` as a function; raises `UsageError` if it is no such model.
-
-    It takes images uint8 [n, 28, 28], returns classes int64 [n], probabilities float32 [n, 10].
-    """
+    """Returns the SavedModel `export` as a function; raises `UsageError` if it is no such model."""
     tf = startup.import_tensorflow()
 
     def classify(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

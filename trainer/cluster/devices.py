@@ -40,11 +40,7 @@ class Devices:
 
 
 def set_up(config: Config, cluster: Cluster) -> Devices:
-    """Prepares TensorFlow, before any operation, and returns the devices that the run trains on.
-
-    Raises `UsageError` for devices that are not there or cannot be used and for a global batch that
-    is not divisible by their number.
-    """
+    """Prepares TensorFlow, before any operation; returns the devices or raises `UsageError`."""
     tf = import_tensorflow()
     with quiet_stderr():  # a machine without GPU says so at length
         gpus = tf.config.list_physical_devices("GPU")

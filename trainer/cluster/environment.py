@@ -47,9 +47,7 @@ def cluster_from_environment(environ: Mapping[str, str] = os.environ) -> Cluster
 
     Either as `TF_CONFIG` (https://www.tensorflow.org/guide/distributed_training), or as a
     Kubernetes Indexed Job: worker i of `WORKER_COUNT` is `JOB_NAME-i.WORKER_SERVICE:WORKER_PORT`,
-    and this process is worker `JOB_COMPLETION_INDEX`
-    (https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication/).
-    Raises `UsageError` for one that is malformed.
+    and this process is worker `JOB_COMPLETION_INDEX`. Raises `UsageError` if it is malformed.
     """
     source = "TF_CONFIG" if environ.get("TF_CONFIG", "").strip() else "WORKER_COUNT"
     if not environ.get(source, "").strip():

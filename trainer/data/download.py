@@ -71,10 +71,7 @@ def _fetch_from(
 
 
 def _check_connection(url: str) -> None:
-    """Raises ConnectionError of `requests` if the first address of a mirror does not answer.
-
-    Behind a firewall the HTTP client takes a minute for the up to twenty addresses of a host.
-    """
+    """Raises if the first address does not answer; the client takes a minute for all twenty."""
     target = urllib.parse.urlsplit(url)
     if {target.scheme, "all"} & urllib.request.getproxies().keys():  # it connects to the proxy
         return

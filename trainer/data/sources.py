@@ -15,10 +15,7 @@ Found = tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], str]
 
 
 def find(name: str, data_dir: str | None, notify: Callable[[str], None]) -> Found | None:
-    """Reads a data set from the place that was named, or else from the first sound cache, if any.
-
-    Raises `DataError` if the named place is missing, incomplete or defective.
-    """
+    """Reads a data set from the place that was named, else from the first sound cache, if any."""
     variable = f"{name.upper()}_DATA_DIR"
     for option, named in (("--data_dir", data_dir), (f"${variable}", os.environ.get(variable))):
         if named:
@@ -53,10 +50,7 @@ def download(name: str, published: Published, notify: Callable[[str], None]) -> 
 
 
 def read_directory(directory: str | os.PathLike, name: str, label: str) -> Found:
-    """Reads a data set from four IDX files, each plain or .gz, or from `<name>.npz`.
-
-    Raises `DataError`, which calls the directory `label`.
-    """
+    """Reads four IDX files, each plain or .gz, or `<name>.npz`; errors call this place `label`."""
     directory = pathlib.Path(os.path.expanduser(directory))
     paths, missing = locate(directory, name)
     if missing:

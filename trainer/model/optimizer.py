@@ -47,9 +47,8 @@ class AdamW:
     def apply(self, gradients: list, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Updates the weights; after a float16 overflow halves the loss scale instead.
 
-        `gradients` are of each weight, summed over the replicas; `step` is int32 (). Returns their
-        L2 norm without the loss scale, float32 (), and whether it is finite or a smaller loss scale
-        may make it so, bool ().
+        `gradients` are summed over the replicas; `step` is int32 (). Returns their L2 norm, float32
+        (), and whether it is finite or a smaller loss scale may make it so, bool ().
         """
         local = [self._strategy.experimental_local_results(each)[0] for each in gradients]
         norm = tf.sqrt(tf.add_n([*map(sum_of_squares, local)]))

@@ -18,10 +18,7 @@ _IMPORTING = threading.Lock()
 
 
 def open_standard_streams() -> None:
-    """Has odd file names printed, and Python's messages while `quiet_stderr` discards others.
-
-    Redirects closed streams to /dev/null: the next file opened would become descriptor 2.
-    """
+    """Redirects closed streams to /dev/null; Python's print odd file names, and when quiet too."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -150,7 +150,7 @@ class Reporter:
         features = networks.features(self._trainer.model, pixels).numpy()
         answers = zip(labels[:_EMBEDDED], result.probabilities[:_EMBEDDED].argmax(1), strict=True)
         rows = ["is\tread as", *(f"{label}\t{read}" for label, read in answers)]
-        self._events.projector("test", features, images[:_EMBEDDED], rows)
+        self._events.projector(features, images[:_EMBEDDED], rows)
         self._events.hyperparameters(self._plan.config)
         self.flush()
 

@@ -49,10 +49,8 @@ class EventFiles:
         with self.writer(part).as_default(step):
             tf.summary.experimental.write_raw_pb(merged)
 
-    def projector(
-        self, part: str, features: np.ndarray, images: np.ndarray, labels: Sequence[str]
-    ) -> None:
-        """Writes the projector's files of features, float [n, m], images and labeled rows."""
+    def projector(self, features: np.ndarray, images: np.ndarray, labels: Sequence[str]) -> None:
+        """Writes the projector's files of features, float [n, m], test digits and their labels."""
         embedding = {
             "tensor_name": "last hidden layer",
             "tensor_shape": features.shape,
@@ -69,15 +67,13 @@ class EventFiles:
             metadata.PROJECTOR_FILENAME: str(ProjectorConfig(embeddings=[embedding])).encode(),
         }
         for name, content in contents.items():
-            files.write_bytes(files.join(self._directory, part, name), content)
+            files.write_bytes(files.join(self._directory, "test", name), content)
 
     def hyperparameters(self, config: Config) -> None:
-        """Writes the HParams page's record: the accuracies by what identifies the run.
-
-        The page takes the domains it finds first for all runs, so they name every choice.
-        """
+        """Writes the HParams page's record: the accuracies by what identifies the run."""
         values = {"model": config.model, "epochs": config.epochs} | config.within(Scope.RUN)
         values["init_from"] = config.init_from or "none"
+        # The page takes the domains it finds first for all runs, so they name every choice.
         parsers = {each.name: each.metadata["parser"] for each in dataclasses.fields(config)}
         columns = [api.HParam("model", _FirstColumn(parsers["model"].enum_values))]
         for name, value in [*values.items()][1:]:

@@ -84,7 +84,8 @@ class Checkpoints:
                 variable.assign(copy)  # what was read of a damaged one, or not on the chief
             if self._unreadable and config.resume == "must":
                 raise UsageError(
-                    f"--resume=must, but no checkpoint in {config.model_dir} is readable; restore one"
+                    f"--resume=must, but none of the {len(self._unreadable)} checkpoints in"
+                    f" {config.model_dir} can be read; restore one"
                 )
             return Progress(initial=self._read_initial(console) if config.init_from else {}), None
         if not files.exists(files.join(config.model_dir, directory.CONFIG)):

@@ -124,10 +124,7 @@ def remove_leftovers(directory: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
-    """Yields a temporary path beside `path`; the file or directory the block makes becomes `path`.
-
-    Of several files of this path, with `endings`, in their order. What a failed block made is gone.
-    """
+    """Yields a temporary path; what the block makes of it, with `endings` in order, gets `path`."""
     directory, name = os.path.split(path)
     _io(path).makedirs(directory)
     temporary, old = (join(directory, f".partial-{uuid.uuid4().hex[:8]}-{name}") for _ in range(2))
