@@ -69,7 +69,7 @@ def test_flagfiles_that_absl_would_not_end_to_read_are_refused(
 def test_help_shows_the_usage_and_every_flag(
     argv: list[str], capsys: pytest.CaptureFixture
 ) -> None:
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         parse(*argv)
     out = capsys.readouterr().out
     assert out.startswith("Trains.\n")

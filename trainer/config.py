@@ -167,7 +167,7 @@ class Config:
     def resolved(self) -> "Config":
         """Returns this configuration with the recipe's values where no flag gave one."""
         recipe = dataclasses.asdict(RECIPES[self.model])
-        unset = {name for name, value in self.to_dict().items() if value is None}
+        unset = {name for name, value in dataclasses.asdict(self).items() if value is None}
         return dataclasses.replace(self, **{name: recipe[name] for name in recipe.keys() & unset})
 
     def check_batch(self, replicas: int) -> None:
@@ -180,18 +180,14 @@ class Config:
                 f" try --batch_size={near}"
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON values."""
-        return dataclasses.asdict(self)
-
     def within(self, *scopes: Scope) -> dict[str, Any]:
         """Returns the fields of some scopes as JSON values."""
-        values = self.to_dict()
+        values = dataclasses.asdict(self)
         chosen = [field for field in dataclasses.fields(self) if field.metadata["scope"] in scopes]
         return {field.name: values[field.name] for field in chosen}
 
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
-        """Returns what makes this another run than that of `recorded`, a `to_dict`."""
+        """Returns what makes this another run than that of `recorded`, a `dataclasses.asdict`."""
         return [
             f"--{name}={value} (the run has {recorded.get(name)})"
             for name, value in self.within(Scope.RUN).items()

@@ -156,8 +156,7 @@ def run(argv: Sequence[str]) -> int:
     flags.DEFINE_string("annotate", None, copies, flag_values=values)
     mistakes = "print what is wrong in pictures whose folders are named by their number: 2026/a.jpg"
     flags.DEFINE_bool("evaluate", False, mistakes, flag_values=values)
-    summary = "Reads the numbers in pictures, and in folders of pictures, with an exported model."
-    words = command_line.parse(argv, values, usage=f"{summary}\n\n  {USAGE}\n")
+    words = command_line.parse(argv, values, usage=f"{__doc__}\n\n  {USAGE}\n")
     if not values.model_dir or not words:
         raise UsageError(f"--model_dir or the pictures are missing; usage: {USAGE}")
     paths = [path for word in words for path in find_pictures(word)]

@@ -19,8 +19,7 @@ USAGE = "python -m trainer.data --data_dir DIR [--dataset fashion_mnist]"
 def complete(data_dir: str, name: str, published: Mapping[str, Published] = PUBLISHED) -> Dataset:
     """Downloads what a directory lacks of a data set, and reads all of it as training does.
 
-    A file that is there is never replaced: it may be somebody's own digits. Raises `UsageError` if
-    the directory cannot be written, `DataError` and `NetworkError` as `data.load` does.
+    A file that is there is never replaced: it may be somebody's own digits.
     """
     directory = pathlib.Path(os.path.expanduser(data_dir))
     if missing := sources.locate(directory, name)[1]:

@@ -55,10 +55,9 @@ _NOTES = {
 def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
     """Returns a PNG of the first 30 test digits, uint8 [n, 28, 28], and the 30 surest mistakes."""
     wrong, file = result.mistakes, io.BytesIO()
-    which = "all" if len(wrong) <= 30 else "the 30 most confident of"
     sections = {"The first digits of the test set": np.arange(len(images))[:30]}
     if len(wrong):
-        sections[f"Mistakes: {which} {len(wrong):,}"] = wrong[:30]
+        sections[f"The most confident of {len(wrong):,} mistakes"] = wrong[:30]
     with matplotlib.rc_context(_STYLE):
         figure = _digits(images, result, sections, columns=10, top=60, smooth=True)
         figure.axes[0].text(6, 40, title, size=15, weight="bold")

@@ -177,7 +177,7 @@ def record(
 ) -> None:
     """Writes `config.json`, and `history.csv` as it is in the checkpoint that the run begins at."""
     content = {
-        "config": plan.config.to_dict(),
+        "config": dataclasses.asdict(plan.config),
         "resolved": dict(resolved),
         "data": {"name": dataset.name, "source": dataset.source, "sha256": dict(dataset.sha256)},
         "initial_weights": dict(initial),
