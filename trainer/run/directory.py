@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer.cluster.devices import Devices
-from trainer.config import Config
+from trainer.config import PRECISIONS, Config
 from trainer.data import Dataset
 from trainer.errors import StorageError, UsageError
 from trainer.plan import Plan
@@ -136,6 +136,8 @@ def read(path: str) -> Recorded:
         record = json.loads(text)
         config, resolved, data = ({**record[name]} for name in ("config", "resolved", "data"))
         data["sha256"] = {**data.get("sha256", {})}
+        if resolved.get("precision", "float32") not in PRECISIONS:
+            raise ValueError(f"precision is {resolved['precision']}")
         file, advice = files.join(path, METRICS), "remove it, and it is written again"
         metrics = json.loads(files.read_text(file) or "{}")
         results = (*_RESULTS, files.join(SAVED_MODEL, str(metrics.get("steps"))))
