@@ -13,7 +13,7 @@ from trainer.errors import UsageError
 from trainer.process import command_line
 
 
-def parse(*argv: str) -> tuple[list[str] | None, flags.FlagValues]:
+def parse(*argv: str) -> tuple[list[str], flags.FlagValues]:
     values = flags.FlagValues()
     flags.DEFINE_integer("epochs", 5, "passes", lower_bound=1, upper_bound=99, flag_values=values)
     flags.DEFINE_float("rate", None, "peak of the schedule", flag_values=values)
@@ -69,7 +69,8 @@ def test_flagfiles_that_absl_would_not_end_to_read_are_refused(
 def test_help_shows_the_usage_and_every_flag(
     argv: list[str], capsys: pytest.CaptureFixture
 ) -> None:
-    assert parse(*argv)[0] is None
+    with pytest.raises(SystemExit, match=r"^0$"):
+        parse(*argv)
     out = capsys.readouterr().out
     assert out.startswith("Trains.\n")
     for text in ("--epochs", "default: '5'", "mlp|cnn", "--[no]json", "peak of", "--flagfile"):

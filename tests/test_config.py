@@ -47,13 +47,13 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 def test_it_survives_the_way_through_json() -> None:
     config = Config(model="cnn", seed=3, profile="10,20").resolved()
-    assert Config(**json.loads(json.dumps(config.to_dict()))) == config
+    assert Config(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 def test_places_devices_and_epochs_may_differ_within_a_run() -> None:
     here = Config(epochs=9, model_dir="a", strategy="mirrored", virtual_devices=2, profile="1,2")
     there = Config(model_dir="b", checkpoint_every=7, keep_checkpoints=1, steps_per_loop=3)
-    assert here.resolved().differences(there.resolved().to_dict()) == []
+    assert here.resolved().differences(dataclasses.asdict(there.resolved())) == []
 
 
 def test_what_changes_the_weights_may_not_differ_within_a_run() -> None:
@@ -72,12 +72,12 @@ def test_workers_agree_in_all_but_what_is_each_ones_own() -> None:
 
 
 def test_a_difference_names_the_flag_and_both_values() -> None:
-    recorded = Config(seed=1).resolved().to_dict()
+    recorded = dataclasses.asdict(Config(seed=1).resolved())
     assert Config(seed=2).resolved().differences(recorded) == ["--seed=2 (the run has 1)"]
 
 
 def test_values_of_a_run_that_an_older_version_did_not_record_are_told() -> None:
-    recorded = Config().resolved().to_dict()
+    recorded = dataclasses.asdict(Config().resolved())
     del recorded["seed"]
     assert Config().resolved().differences(recorded) == ["--seed=1 (the run has None)"]
 

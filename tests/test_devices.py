@@ -51,7 +51,8 @@ def test_devices_are_set_up_as_asked_for() -> None:
         devices = set_up(Config(virtual_devices=4, batch_size=32), Cluster())
         assert threading.get_intra_op_parallelism_threads() == available_cpus()
         assert threading.get_inter_op_parallelism_threads() == available_cpus()
-        print(json.dumps([devices.name, devices.kind, devices.replicas, *devices.local_replicas]))
+        kind, local = devices.hardware.kind, devices.local_replicas
+        print(json.dumps([devices.name, kind, devices.replicas, *local]))
     """)
     out, err = done.communicate()
     assert done.returncode == 0, err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -21,7 +22,7 @@ RESULTS = ("history.csv", "report.html", "predictions.png", "figures", "model.ke
 
 def write(directory: pathlib.Path, *, finished_epochs: int = 0, **flags: object) -> None:
     """Makes `directory` that of a run with these flags."""
-    config = Config(dataset="mnist", **flags).resolved().to_dict()
+    config = dataclasses.asdict(Config(dataset="mnist", **flags).resolved())
     record = {"config": config, "resolved": {}, "data": {"sha256": SHA256}}
     run_directory.write_json(str(directory), "config.json", record)
     if finished_epochs:

@@ -114,7 +114,7 @@ def test_a_directory_that_cannot_be_written_is_refused(entry: runs.TaskServer) -
 
 def record_run(directory: pathlib.Path, metrics: dict[str, object] | None = None) -> None:
     """Makes `directory` that of a run with the default flags and MNIST."""
-    config = Config(dataset="mnist", validation_examples=5000).resolved().to_dict()
+    config = dataclasses.asdict(Config(dataset="mnist", validation_examples=5000).resolved())
     record = {"config": config, "resolved": {}, "data": {}}
     run_directory.write_json(str(directory), "config.json", record)
     if metrics:

@@ -17,10 +17,7 @@ FIELD = 3 * 28  # pixels of a field's side
 
 
 def annotate(image: Picture, numbers: Sequence[Number], problem: str = "") -> bytes:
-    """Returns a PNG file: the picture with a box and what was read for each of `numbers`.
-
-    It is about 1,000 pixels high or wide for any picture. `problem` says why there is no number.
-    """
+    """Returns a PNG file: the picture, what was read in it, or the `problem` why there is none."""
     picture = Image.fromarray(image.pixels)
     zoom = min(LONGER / max(picture.size), MAX_ZOOM)
     picture = picture.resize([max(1, round(side * zoom)) for side in picture.size])

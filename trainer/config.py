@@ -1,7 +1,5 @@
 """The configuration of a run: one frozen, validated record, and the flags made from it."""
 
-from __future__ import annotations
-
 import dataclasses
 import enum
 import math
@@ -75,8 +73,7 @@ def _recipe_flag(help: str, parser: flags.ArgumentParser) -> Any:
 class Config:
     """Everything that decides a run; each field is a flag of `trainer.task`, explained by its help.
 
-    Raises:
-      UsageError: a value is out of range, or two values do not fit together.
+    Raises `UsageError` if a value is out of range, or two values do not fit together.
     """
 
     epochs: int = _flag(5, "passes over the training examples", _integer(1, 10**6), Scope.PART)
@@ -88,10 +85,7 @@ class Config:
         _choice(DATASETS),
     )
     data_dir: str | None = _flag(
-        None,
-        "directory with IDX files, an .npz or pictures; looked at first",
-        _Path(),
-        Scope.PROCESS,
+        None, "directory with IDX files, .npz or pictures; looked at first", _Path(), Scope.PROCESS
     )
     init_from: str | None = _flag(
         None, "directory of a run of the same --model, with whose weights this one begins", _Path()
@@ -122,55 +116,30 @@ class Config:
         600.0, "seconds that workers wait for each other", _Number(0.1, 86_400), Scope.PART
     )
     stall_timeout_s: float = _flag(
-        900.0,
-        "seconds after which a call of the training loop counts as stuck: all stacks are printed,"
-        " and the process ends with 1",
-        _Number(1, 86_400),
-        Scope.PART,
+        900.0, "seconds until a call of the loop counts as stuck", _Number(1, 86_400), Scope.PART
     )
-    batch_size: int | None = _recipe_flag(
-        "GLOBAL batch size, over all replicas", _integer(1, 60_000)
-    )
+    batch_size: int | None = _recipe_flag("GLOBAL batch size", _integer(1, 60_000))
     learning_rate: float | None = _recipe_flag("peak of the one-cycle schedule", _Number(1e-12))
-    warmup: float | None = _recipe_flag(
-        "share of all steps in which the learning rate rises", _Number(0, 0.99)
-    )
+    warmup: float | None = _recipe_flag("share of steps while the rate rises", _Number(0, 0.99))
     weight_decay: float | None = _recipe_flag("decoupled decay of the kernels", _Number(0, 0.99))
-    label_smoothing: float | None = _recipe_flag(
-        "share of the target spread over all classes", _Number(0, 0.99)
-    )
-    augment: str | None = _recipe_flag(
-        "random distortion of the training digits", _choice(AUGMENTATIONS)
-    )
-    outliers: float | None = _recipe_flag(
-        "images that are no digits beside each batch, as a share of it", _Number(0, 1)
-    )
+    label_smoothing: float | None = _recipe_flag("target share of all classes", _Number(0, 0.99))
+    augment: str | None = _recipe_flag("random distortion of digits", _choice(AUGMENTATIONS))
+    outliers: float | None = _recipe_flag("share of images that are no digits", _Number(0, 1))
     precision: str = _flag(
-        "auto",
-        "what the layers compute in; float16 comes with loss scaling",
-        _choice(("auto", *PRECISIONS)),
+        "auto", "what the layers compute in; float16 scales losses", _choice(("auto", *PRECISIONS))
     )
-    jit_compile: str = _flag(
-        "auto", "compile the training loop with XLA", _choice(("auto", "on", "off"))
-    )
+    jit_compile: str = _flag("auto", "compile training with XLA", _choice(("auto", "on", "off")))
     steps_per_loop: int | None = _flag(
-        None,
-        "training steps inside one call of the compiled loop (default: the model's recipe)",
-        _integer(1, 10_000),
-        Scope.PART,
+        None, "steps in a call of the loop (default: the recipe)", _integer(1, 10_000), Scope.PART
     )
     checkpoint_every: int = _flag(
         0, "steps between checkpoints; 0: only at the end of an epoch", _integer(0), Scope.PART
     )
     keep_checkpoints: int = _flag(3, "newest checkpoints to keep", _integer(1, 1_000), Scope.PART)
     validation_examples: int | None = _flag(
-        None,
-        "training examples held out to validate on (default: 5000, at most a tenth)",
-        _integer(0),
+        None, "training examples to validate on (default: 5000, at most a tenth)", _integer(0)
     )
-    seed: int = _flag(
-        1, "decides all randomness: initial weights, order, augmentation", _integer(0, 2**31 - 1)
-    )
+    seed: int = _flag(1, "all randomness: weights, order, augmentation", _integer(0, 2**31 - 1))
     profile: tuple[int, int] | None = _flag(
         None, "steps to profile for TensorBoard, as FIRST,LAST", _StepRange(), Scope.PART
     )
@@ -185,23 +154,20 @@ class Config:
                     raise UsageError(f"--{field.name}={value}: {error}") from None
                 object.__setattr__(self, field.name, value)
         if self.dataset == "synthetic" and self.data_dir is not None:
-            raise UsageError(
-                "--data_dir does not go with --dataset=synthetic, which is drawn and not read;"
-                " leave one of them out"
-            )
+            raise UsageError("--data_dir does not go with --dataset=synthetic; leave one out")
         if self.dataset == "own" and self.data_dir is None:
             raise UsageError("--dataset=own needs --data_dir, the directory of your pictures")
         if self.virtual_devices and self.strategy in ("cpu", "gpu", "multi_worker"):
             raise UsageError(
-                f"--virtual_devices={self.virtual_devices} splits the CPU, so it does not go with"
-                f" --strategy={self.strategy}; leave one of them out"
+                f"--virtual_devices={self.virtual_devices} does not go with"
+                f" --strategy={self.strategy}; leave one out"
             )
         self.check_batch(max(1, self.virtual_devices))
 
-    def resolved(self) -> Config:
+    def resolved(self) -> "Config":
         """Returns this configuration with the recipe's values where no flag gave one."""
         recipe = dataclasses.asdict(RECIPES[self.model])
-        unset = {name for name, value in self.to_dict().items() if value is None}
+        unset = {name for name, value in dataclasses.asdict(self).items() if value is None}
         return dataclasses.replace(self, **{name: recipe[name] for name in recipe.keys() & unset})
 
     def check_batch(self, replicas: int) -> None:
@@ -214,18 +180,14 @@ class Config:
                 f" try --batch_size={near}"
             )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the fields as JSON values."""
-        return dataclasses.asdict(self)
-
     def within(self, *scopes: Scope) -> dict[str, Any]:
         """Returns the fields of some scopes as JSON values."""
-        values = self.to_dict()
+        values = dataclasses.asdict(self)
         chosen = [field for field in dataclasses.fields(self) if field.metadata["scope"] in scopes]
         return {field.name: values[field.name] for field in chosen}
 
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
-        """Returns what makes this another run than that of `recorded`, a `to_dict`."""
+        """Returns what makes this another run than that of `recorded`, a `dataclasses.asdict`."""
         return [
             f"--{name}={value} (the run has {recorded.get(name)})"
             for name, value in self.within(Scope.RUN).items()

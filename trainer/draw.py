@@ -52,8 +52,7 @@ def application(
 ) -> Callable[..., Iterable[bytes]]:
     """Returns the WSGI application: the page, `GET /model`, and `POST /read` for its drawings.
 
-    `/read` takes an image file and answers JSON: `numbers` as `predict.to_json` has them, with
-    fields. `/model` answers `model`. Refusals are JSON: `error`. `host` is the one asked for.
+    These answer JSON: `model`; `numbers` as `predict.to_json` has them, with fields; or `error`.
     """
     names = [socket.gethostname().lower() + ending for ending in ("", ".local")]
 
@@ -114,10 +113,7 @@ def run(argv: Sequence[str]) -> int:
     host_help = "address to listen on; 0.0.0.0 lets in a phone, and everyone else in this network"
     flags.DEFINE_string("host", HOST, host_help, flag_values=values)
     flags.DEFINE_integer("port", PORT, "0 takes any free one", 0, 65535, flag_values=values)
-    summary = "Opens a local page to write numbers on and see what an exported model reads."
-    words = command_line.parse(argv, values, usage=f"{summary}\n\n  {USAGE}\n")
-    if words is None:
-        return 0
+    words = command_line.parse(argv, values, usage=f"{__doc__}\n  {USAGE}\n")
     if words or not values.model_dir:
         raise UsageError(f"--model_dir is needed, and flags alone; usage: {USAGE}")
     export = predict.find_export(values.model_dir)

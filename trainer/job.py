@@ -1,13 +1,12 @@
 """The story of a run: data, workers, devices, training, then test, export and pictures."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from trainer import data
 from trainer import plan as plans
@@ -28,11 +27,7 @@ from trainer.run.directory import Recorded, State
 
 
 def run(config: Config, cluster: Cluster, *, console: Console, stop: StopSignals) -> None:
-    """Trains as `config` says, from wherever its directory stands, and leaves everything there.
-
-    Raises:
-      TrainerError: of every kind in `errors.py`.
-    """
+    """Trains as `config` says, from wherever its directory stands; raises any `TrainerError`."""
     clock = Clock()
     config, dataset = _get_ready(config, cluster, console, clock)
     examples = plans.training_examples(config, len(dataset.train_labels))
@@ -50,7 +45,7 @@ def run(config: Config, cluster: Cluster, *, console: Console, stop: StopSignals
         precision = recorded.resolved.get("precision")
         plan = plans.make(config, examples, devices.hardware, devices.replicas, precision)
         agreement = Agreement(devices)
-        here = f"{len(devices.local_replicas)} {devices.kind}"
+        here = f"{len(devices.local_replicas)} {devices.hardware.kind}"
         facts = {"--precision": plan.precision, "--jit_compile": plan.jit_compile, "devices": here}
         agreement.compare(facts)
         clock.lap("devices")
@@ -60,10 +55,7 @@ def run(config: Config, cluster: Cluster, *, console: Console, stop: StopSignals
 def _get_ready(
     config: Config, cluster: Cluster, console: Console, clock: Clock
 ) -> tuple[Config, Dataset]:
-    """Loads the data while TensorFlow, which takes longer, is imported.
-
-    Returns the data, and the configuration with the real names of data set and directory.
-    """
+    """Loads the data while TensorFlow is imported; returns it and the resolved configuration."""
     if len(cluster.workers) > 1:
         # A lost worker is reported once, by name, and not by every operation that it fails.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -88,10 +80,7 @@ def _get_ready(
 
 
 def _meet(config: Config, cluster: Cluster, dataset: Dataset, last_step: int) -> Cluster:
-    """Waits for the other workers; returns the cluster.
-
-    A chief that came back to a trained run, to write its results, needs no others.
-    """
+    """Waits for the other workers, whom a chief that only writes the results does not need."""
     from trainer.run.checkpoints import last_is_readable
 
     if cluster.is_chief and len(cluster.workers) > 1:
@@ -110,6 +99,8 @@ def _named_failures(config: Config, cluster: Cluster) -> Iterator[None]:
     try:
         yield
     except (OSError, startup.import_tensorflow().errors.OpError) as error:
+        if not cluster.is_chief and directory.has_finished(config):
+            return  # the chief may leave before all have heard from it
         known = files.failure(error, config.model_dir) or lost_worker(error, cluster)
         if known:
             raise known from error
@@ -127,7 +118,6 @@ def _train_and_finish(
     clock: Clock,
 ) -> None:
     from trainer import loop
-    from trainer.data import pipeline
     from trainer.model.trainer import Trainer
     from trainer.results.finish import finish
     from trainer.results.reporter import Reporter, SilentReporter
@@ -145,20 +135,11 @@ def _train_and_finish(
     resolved = recorded.resolved if trained else directory.trained_on(plan, devices)
     if is_chief:
         directory.record(plan, resolved, dataset, progress.history, progress.initial)
-        reporter = Reporter(plan, trainer, dataset, console)
-    reporter.start(devices, resumed_from)
+        reporter = Reporter(plan, trainer, dataset, console, devices, resumed_from)
     before = recorded.resolved if resumed_from is not None else resolved
     identity.say_where_sums_differ(before, resolved, agreement.differing, console)
     clock.lap("model")
-    datasets = pipeline.training_batches(
-        dataset.train_images[: plan.examples],
-        dataset.train_labels[: plan.examples],
-        plan,
-        progress.step,
-        replicas=devices.replicas,
-        local_replicas=devices.local_replicas,
-    )
-    batches = pipeline.distribute(datasets, devices.strategy)
+    batches = _batches(plan, devices, dataset, progress.step)
     clock.lap("pipeline")
     if progress.step < plan.total_steps:
         trainer.trace(batches)  # the first digits are prepared meanwhile
@@ -174,9 +155,13 @@ def _train_and_finish(
         raise stop.error(f"{saved}; the same --model_dir={config.model_dir} goes on from there")
     if is_chief:
         finish(plan, trainer, dataset, progress, reporter, console, clock, resumed_from)
-    try:
-        agreement.wait_for_chief()
-    except startup.import_tensorflow().errors.OpError:
-        # The chief may leave before all have heard from it; only an unfinished run is a failure.
-        if not directory.has_finished(config):
-            raise
+    agreement.wait_for_chief()
+
+
+def _batches(plan: Plan, devices: Devices, dataset: Dataset, first_step: int) -> Iterator[Any]:
+    from trainer.data import pipeline
+
+    images, labels = dataset.train_images[: plan.examples], dataset.train_labels[: plan.examples]
+    place = devices.replicas, devices.local_replicas
+    datasets = pipeline.training_batches(images, labels, plan, first_step, *place)
+    return pipeline.distribute(datasets, devices.strategy)

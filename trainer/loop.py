@@ -1,7 +1,5 @@
 """The outer loop: between calls of the compiled one it reports, validates, saves and may stop."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,16 +24,10 @@ def train(
     stop: StopSignals,
     clock: Clock,
 ) -> bool:
-    """Trains from where `progress` stands to the end, or until a worker is asked to stop.
+    """Trains from where `progress`, which grows, stands; returns whether it came to the end.
 
-    `batches` are the superbatches from the one that holds step `progress.step` on; `progress`
-    grows; `reporter` and `checkpoints` are silent off the chief.
-
-    Returns:
-      Whether it came to the end. Either way a checkpoint of the last step is there.
-
-    Raises:
-      UsageError: loss, gradient or weights stopped being finite; nothing of it is recorded.
+    Either way a checkpoint of the last step is there. Raises `UsageError`, and records nothing of
+    it, once loss, gradient or weights are not finite. `batches` begin with that of `progress.step`.
     """
     superbatch, base, warm = None, None, False
     try:
@@ -43,17 +35,15 @@ def train(
             if call.base != base:
                 superbatch, base = next(batches), call.base
             clock.lap("input" if warm else "pipeline")  # the first is prepared from nothing
-            if progress.step == 0:
-                reporter.input_digits(superbatch)
-                clock.lap("summaries")
-            reporter.loop_starts(call)
+            reporter.loop_starts(call, superbatch)
+            clock.lap("summaries")
             with stall_guard(plan.config.stall_timeout_s):
                 result = trainer.run(superbatch, call.base, call.first, call.last)
             seconds = clock.lap("training" if warm else "first_loop")
             stop.deferred = True  # not before: there is nothing to save, and compiling takes long
             if result.failed_step is not None:
                 raise _diverged(plan, result.failed_step + 1)
-            _count(plan, progress, result, seconds, warm=warm)
+            _count(plan, progress, result, seconds, warm)
             warm = True
             reporter.loop_done(progress, result, seconds=seconds)
             clock.lap("summaries")
@@ -83,9 +73,7 @@ def _diverged(plan: Plan, step: int) -> UsageError:
     )
 
 
-def _count(
-    plan: Plan, progress: Progress, result: LoopResult, seconds: float, *, warm: bool
-) -> None:
+def _count(plan: Plan, progress: Progress, result: LoopResult, seconds: float, warm: bool) -> None:
     progress.step += result.steps
     progress.train_seconds += seconds
     progress.epoch_loss += result.loss * result.steps

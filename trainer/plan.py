@@ -1,7 +1,5 @@
 """What a run does: what every `auto` became, its steps and epochs, the calls of its loop."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 
@@ -37,7 +35,7 @@ class Plan:
 
     config: Config  # resolved, with the data set's and the directory's real names
     examples: int  # to train on, without those held out
-    precision: str  # what the layers compute in: float32, bfloat16 or float16
+    precision: str  # what the layers compute in
     jit_compile: str  # what XLA compiles: the whole `loop`, each `step`'s gradient, nothing (`off`)
     steps_per_loop: int  # training steps in a call of the compiled loop, and in a superbatch
 
@@ -62,8 +60,7 @@ class Plan:
     def calls(self, step: int) -> Iterator[Call]:
         """Yields the calls of the loop from `step` to the end of the run.
 
-        A call never crosses the end of a superbatch or an epoch, a checkpoint, or an edge of the
-        steps to profile.
+        None crosses the end of a superbatch or epoch, a checkpoint, or an edge of the profile.
         """
         every, profile = self.config.checkpoint_every, self.config.profile
         while step < self.total_steps:
@@ -84,22 +81,16 @@ def make(
     recipe = RECIPES[config.model]
     per_loop = recipe.cpu_steps_per_loop if hardware.kind == "CPU" else GPU_STEPS_PER_LOOP
     return Plan(
-        config=config,
-        examples=examples,
-        precision=precision
-        or resolve_precision(config.precision, hardware, bfloat16=recipe.bfloat16),
-        jit_compile=resolve_jit_compile(
-            config.jit_compile, hardware, replicas, on_cpu=recipe.jit_compile
-        ),
-        steps_per_loop=config.steps_per_loop or per_loop,
+        config,
+        examples,
+        precision or resolve_precision(config.precision, hardware, bfloat16=recipe.bfloat16),
+        resolve_jit_compile(config.jit_compile, hardware, replicas, on_cpu=recipe.jit_compile),
+        config.steps_per_loop or per_loop,
     )
 
 
 def epoch_end(config: Config, examples: int, epoch: int) -> int:
-    """Returns the number of steps at the end of an epoch of a resolved configuration.
-
-    The last batch of an epoch may reach into the next one.
-    """
+    """Returns the number of steps at the end of an epoch, whose last batch may reach further."""
     return -(-epoch * examples // config.batch_size)
 
 
@@ -110,44 +101,31 @@ def validation_examples(config: Config, examples: int) -> int:
 
 
 def training_examples(config: Config, examples: int) -> int:
-    """Returns how many of the data set's training examples are left beside those held out.
-
-    Raises:
-      UsageError: there are none, or not a batch of them.
-    """
+    """Returns how many training examples are left; raises `UsageError` if it is no batch."""
     left = examples - config.validation_examples
-    if left < 1:
-        raise UsageError(
-            f"--validation_examples={config.validation_examples} leaves none of the"
-            f" {examples} training examples to train on; hold out fewer"
-        )
     if config.batch_size > left:
         raise UsageError(
-            f"--batch_size={config.batch_size} is more than the {left} training examples;"
-            f" use at most --batch_size={left}"
+            f"--batch_size={config.batch_size} is more than the {max(left, 0)} training examples"
+            f" that --validation_examples={config.validation_examples} leaves; lower one of them"
         )
     return left
 
 
 def resolve_precision(flag: str, hardware: Hardware, *, bfloat16: bool) -> str:
-    """Returns what the layers compute in for `--precision=flag`.
-
-    `auto` is float16 on GPUs that are fast in nothing else, and bfloat16 where the hardware is fast
-    in it and the model as accurate (`bfloat16`).
-    """
+    """Returns what the layers compute in; `bfloat16` is whether the model is as accurate in it."""
     if flag != "auto":
         return flag
+    # GPUs that are fast in nothing else.
     if hardware.compute_capability and (7, 0) <= hardware.compute_capability < (8, 0):
         return "float16"
     return "bfloat16" if bfloat16 and hardware.bfloat16 else "float32"
 
 
 def resolve_jit_compile(flag: str, hardware: Hardware, replicas: int, *, on_cpu: str) -> str:
-    """Returns what XLA compiles for `--jit_compile=flag`: `loop`, `step` or `off`.
+    """Returns what XLA compiles: `loop`, `step` or `off`; `on_cpu` is the recipe's for one CPU.
 
-    With several replicas it is each one's gradient (`step`), because XLA cannot compile the sum
-    over them. Whether they are devices or workers makes no difference, so that both end with the
-    same weights. `on_cpu` is what the model's recipe compiles on one CPU.
+    With several replicas, devices or workers, it is each one's gradient (`step`), because XLA
+    cannot compile the sum over them.
     """
     if flag == "off" or (flag == "auto" and not _xla_is_faster(hardware, on_cpu)):
         return "off"

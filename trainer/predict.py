@@ -26,10 +26,7 @@ ANNOTATED = ".annotated.png"  # never read, so that no picture is written over
 
 
 def find_export(model_dir: str) -> str:
-    """Returns `model_dir` if it is a SavedModel, else the newest export of the run in it.
-
-    Takes any path that `tf.io.gfile` reads. Raises `UsageError` if there is no export.
-    """
+    """Returns `model_dir` if it is a SavedModel, else the newest export of the run in it."""
     versions = files.join(model_dir, "saved_model")
     try:
         steps = sorted(filter(str.isdecimal, files.names_in(versions)), key=int, reverse=True)
@@ -40,17 +37,12 @@ def find_export(model_dir: str) -> str:
     except Exception as error:  # tf.io.gfile's types, without importing TensorFlow for local paths
         problem = f"cannot be read ({error})"
     raise UsageError(
-        f"--model_dir={model_dir!r} {problem}; name the directory of a finished run"
-        " (python -m trainer.task --model_dir DIR) or a SavedModel"
+        f"--model_dir={model_dir!r} {problem}; name the directory of a finished run or a SavedModel"
     )
 
 
 def load_classifier(export: str) -> picture.Classify:
-    """Returns the SavedModel `export` as a function of images, uint8 [n, 28, 28].
-
-    It returns classes int64 [n] and probabilities float32 [n, 10]. Raises `UsageError` if `export`
-    is no such model.
-    """
+    """Returns the SavedModel `export` as a function; raises `UsageError` if it is no such model."""
     tf = startup.import_tensorflow()
 
     def classify(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,10 +156,7 @@ def run(argv: Sequence[str]) -> int:
     flags.DEFINE_string("annotate", None, copies, flag_values=values)
     mistakes = "print what is wrong in pictures whose folders are named by their number: 2026/a.jpg"
     flags.DEFINE_bool("evaluate", False, mistakes, flag_values=values)
-    summary = "Reads the numbers in pictures, and in folders of pictures, with an exported model."
-    words = command_line.parse(argv, values, usage=f"{summary}\n\n  {USAGE}\n")
-    if words is None:
-        return 0
+    words = command_line.parse(argv, values, usage=f"{__doc__}\n\n  {USAGE}\n")
     if not values.model_dir or not words:
         raise UsageError(f"--model_dir or the pictures are missing; usage: {USAGE}")
     paths = [path for word in words for path in find_pictures(word)]

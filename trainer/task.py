@@ -1,7 +1,5 @@
 """The entry, `python -m trainer.task`: flags in, exit code out. The run itself is in `job.py`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 
@@ -31,8 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str]) -> int:
     values = configs.flag_values()
     words = command_line.parse(argv, values, usage=USAGE)
-    if words is None:
-        return 0
     if words:
         raise UsageError(f"unexpected argument {words[0]!r}; flags begin with --, see --help")
     config, cluster = configs.from_flags(values), environment.cluster_from_environment()

@@ -1,7 +1,5 @@
 """What workers agree on by collectives, once the strategy connects them."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
@@ -17,10 +15,7 @@ _TEXT_LIMIT = 4096  # bytes of a worker's facts
 
 
 class Agreement:
-    """Collectives of all workers: each method is called by all of them, in the same order.
-
-    With one worker they return at once. A lost worker makes them raise TensorFlow's `OpError`.
-    """
+    """Collectives, which all workers call in the same order; `OpError` if one of them is lost."""
 
     def __init__(self, devices: Devices):
         self._tf, self._devices = import_tensorflow(), devices

@@ -1,7 +1,5 @@
 """The devices that a run trains on, and the tf.distribute strategy over them."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 import platform
@@ -30,11 +28,6 @@ class Devices:
     cluster: Cluster
 
     @property
-    def kind(self) -> str:
-        """`CPU` or `GPU`."""
-        return self.hardware.kind
-
-    @property
     def replicas(self) -> int:
         """Replicas in sync, over all workers."""
         return self.strategy.num_replicas_in_sync
@@ -47,12 +40,7 @@ class Devices:
 
 
 def set_up(config: Config, cluster: Cluster) -> Devices:
-    """Prepares TensorFlow, before any operation, and returns the devices that the run trains on.
-
-    Threads follow `available_cpus`, GPU memory grows on demand, operations are deterministic.
-    Raises `UsageError` for devices that are not there or cannot be used and for a global batch that
-    is not divisible by their number; `lost_worker` names a worker that does not connect any more.
-    """
+    """Prepares TensorFlow, before any operation; returns the devices or raises `UsageError`."""
     tf = import_tensorflow()
     with quiet_stderr():  # a machine without GPU says so at length
         gpus = tf.config.list_physical_devices("GPU")
@@ -83,11 +71,7 @@ def set_up(config: Config, cluster: Cluster) -> Devices:
 
 
 def describe(gpus: Sequence[Mapping[str, Any]], cpuinfo: str = "/proc/cpuinfo") -> Hardware:
-    """Returns what the GPUs, or without one the CPU that the kernel describes, can do.
-
-    `gpus` is what `tf.config.experimental.get_device_details` says of each. Raises `UsageError` if
-    TensorFlow has no kernels for one.
-    """
+    """Returns what GPUs, by their `get_device_details`, or without one the CPU can do."""
     if not gpus:  # a CPU without AVX512-BF16 or AMX only emulates bfloat16
         path = pathlib.Path(cpuinfo)
         text = path.read_text() if path.exists() else ""
@@ -109,9 +93,7 @@ def _strategy(tf, config: Config, cluster: Cluster, kind: str):
         return "multi_worker", tf.distribute.MultiWorkerMirroredStrategy(resolver)
     count = len(tf.config.list_logical_devices(kind))
     if config.strategy == "mirrored" and count < 2:
-        raise UsageError(
-            f"--strategy=mirrored, but there is one {kind}; --virtual_devices=2 splits the CPU"
-        )
+        raise UsageError(f"--strategy=mirrored, but there is one {kind}; try --virtual_devices=2")
     if config.strategy in ("auto", "mirrored") and count > 1:
         return "mirrored", tf.distribute.MirroredStrategy([f"/{kind}:{i}" for i in range(count)])
     return kind.lower(), tf.distribute.OneDeviceStrategy(f"/{kind}:0")

@@ -1,7 +1,5 @@
 """The workers of a run, as `TF_CONFIG` or a Kubernetes Indexed Job describes them."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -19,10 +17,7 @@ _ADDRESS = re.compile(r"[^\s/]+:(\d{1,5})")
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The workers that train together: `host:port` of each, the chief first, and which is this one.
-
-    Raises `ValueError` for addresses or an index that cannot be.
-    """
+    """The workers: `host:port` of each, the chief first, and which is this one."""
 
     workers: tuple[str, ...] = (f"localhost:{DEFAULT_WORKER_PORT}",)
     index: int = 0
@@ -50,12 +45,9 @@ class Cluster:
 def cluster_from_environment(environ: Mapping[str, str] = os.environ) -> Cluster:
     """Returns the cluster that the environment describes, one worker where it describes none.
 
-    Either as `TF_CONFIG`
-    (https://www.tensorflow.org/guide/distributed_training#setting_up_the_tf_config_environment_variable),
-    or as a Kubernetes Indexed Job: worker i of `WORKER_COUNT` is
-    `JOB_NAME-i.WORKER_SERVICE:WORKER_PORT`, and this process is worker `JOB_COMPLETION_INDEX`
-    (https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication/).
-    Raises `UsageError` for one that is malformed.
+    Either as `TF_CONFIG` (https://www.tensorflow.org/guide/distributed_training), or as a
+    Kubernetes Indexed Job: worker i of `WORKER_COUNT` is `JOB_NAME-i.WORKER_SERVICE:WORKER_PORT`,
+    and this process is worker `JOB_COMPLETION_INDEX`. Raises `UsageError` if it is malformed.
     """
     source = "TF_CONFIG" if environ.get("TF_CONFIG", "").strip() else "WORKER_COUNT"
     if not environ.get(source, "").strip():

@@ -1,7 +1,5 @@
 """Which worker was lost, read from what TensorFlow's coordination service raises."""
 
-from __future__ import annotations
-
 import re
 import time
 
@@ -16,10 +14,9 @@ _LINGER_S = 10.0  # until the lost worker's heartbeats have run out: all hear of
 def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
     """Returns what to raise for a worker that died, froze or was cut off, None for other errors.
 
-    The first task that TensorFlow's text names is the lost one: one whose heartbeats stopped or
-    whose connection closed, as others quote their neighbour's error first; behind "timed out task
-    names", one that did not come to the constructor of the strategy. A chief that froze or was cut
-    off is not named: only it serves the calls of the coordination service that time out then.
+    The first task that TensorFlow's text names is the lost one, as others quote their neighbour's
+    error first; or those behind "timed out task names". A chief that froze or was cut off is not
+    named: only it serves the calls of the coordination service that time out then.
     """
     errors = import_tensorflow().errors
     kinds: tuple[type, ...] = errors.UnavailableError, errors.DeadlineExceededError

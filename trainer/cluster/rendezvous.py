@@ -6,8 +6,6 @@ second, whether all are there: `{"worker": 1, "fingerprint": {...}}` is answered
 `{"missing": [2]}`, nobody to go on, or `{"error": "...", "exit_code": 2}`, each a line of JSON.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import json
@@ -31,9 +29,8 @@ def meet(
 ) -> None:
     """Waits until all workers are there, or others have finished the run; leaves the port free.
 
-    A worker that dies meanwhile, the chief too, may come again. Raises `ClusterError` if one did
-    not come within `timeout_s` or this one's port is taken, and `UsageError`, on every worker, if
-    `fingerprint`, by name, is not equal on all.
+    Raises `ClusterError` if one did not come within `timeout_s` or this one's port is taken, and
+    `UsageError`, on every worker, if `fingerprint`, by name, is not equal on all.
     """
     if len(cluster.workers) == 1:
         return
@@ -85,9 +82,8 @@ def _listen(cluster: Cluster) -> socket.socket:
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(("", port))
     except OSError as error:
-        raise ClusterError(
-            f"{cluster.name(cluster.index)} cannot listen: {error.strerror}; free its port"
-        ) from None
+        name = cluster.name(cluster.index)
+        raise ClusterError(f"{name} cannot listen: {error.strerror}; free its port") from None
 
 
 def _ask(cluster: Cluster, fingerprint: Mapping[str, str]) -> Sequence[int]:

@@ -41,15 +41,12 @@ def load(
     """Returns the data set `name`, of `config.DATASETS`, from the first place that has it.
 
     The places: `data_dir`; `$MNIST_DATA_DIR` (`$FASHION_MNIST_DATA_DIR`); Keras's cache; this
-    project's cache; the download of what is `published` into it. Each of the first two counts
-    alone: a fault there is an error, for `auto` too. They have the four IDX files (plain or .gz) or
-    `<name>.npz`. `own` are the pictures in `data_dir` (`own.read`). `auto` is `own` if there are
-    some, else `mnist`, or `synthetic` with a warning if MNIST cannot be had.
-    `notify` gets warnings and the start of a download, one line or several at a time.
+    project's cache; the download of what is `published` into it. A fault in the first two is an
+    error, for `auto` too, which is `own` if `data_dir` has such pictures, else `mnist`, or
+    `synthetic` with a warning if MNIST cannot be had. `notify` gets warnings and the start of a
+    download.
 
-    Raises:
-      DataError: the data is missing, corrupt or not what was asked for.
-      NetworkError: only the network could give it, and is down.
+    Raises `DataError`, or `NetworkError` if only the network could give it, and is down.
     """
     if name == "synthetic":
         from trainer.data import synthetic

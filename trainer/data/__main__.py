@@ -1,7 +1,5 @@
 """`python -m trainer.data --data_dir DIR`: downloads a data set and checks it, without training."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 import sys
@@ -22,20 +20,13 @@ def complete(data_dir: str, name: str, published: Mapping[str, Published] = PUBL
     """Downloads what a directory lacks of a data set, and reads all of it as training does.
 
     A file that is there is never replaced: it may be somebody's own digits.
-
-    Raises:
-      UsageError: the directory cannot be made or written.
-      DataError: what is there is defective, or the mirrors have other files.
-      NetworkError: the network does not bring what is missing.
     """
     directory = pathlib.Path(os.path.expanduser(data_dir))
     if missing := sources.locate(directory, name)[1]:
         try:
             fetch(directory, missing, published[name], print)
         except OSError as error:
-            raise UsageError(
-                f"--data_dir={data_dir} cannot be written: {error.strerror}"
-            ) from error
+            raise UsageError(f"cannot write --data_dir={data_dir}: {error.strerror}") from error
         except (DataError, NetworkError) as error:
             lacking = f"--data_dir={data_dir} lacks {', '.join(missing)}"
             raise type(error)(f"{lacking}: {error}; try again, or put them there") from error
@@ -48,8 +39,6 @@ def run(argv: Sequence[str]) -> int:
     flags.DEFINE_string("data_dir", None, "directory to fill and to check", flag_values=values)
     flags.DEFINE_enum("dataset", "mnist", list(PUBLISHED), "what to fetch", flag_values=values)
     words = command_line.parse(argv, values, usage=USAGE)
-    if words is None:
-        return 0
     if words or not values.data_dir:
         raise UsageError("name the directory to fill and to check: --data_dir DIR")
     dataset = complete(values.data_dir, values.dataset)

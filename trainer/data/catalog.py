@@ -1,7 +1,5 @@
 """The data sets by name, and their published files: SHA-256 and mirrors."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os

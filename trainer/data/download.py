@@ -1,7 +1,5 @@
 """Downloading published files: whole, by SHA-256, one process at a time."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 import socket
@@ -31,14 +29,11 @@ def fetch(
 ) -> None:
     """Downloads those of the files `names` that a directory does not hold as published.
 
-    A file gets its name, one of `FILE_NAMES` and `.gz`, once its SHA-256 is right. The directory is
-    made if it is not there. `notify` gets a line when a download starts; a mirror is given up after
-    `read_timeout_s` without a byte, twice.
+    A file gets its name, one of `FILE_NAMES` and `.gz`, once its SHA-256 is right. `notify` gets a
+    line when a download starts; a mirror is given up after `read_timeout_s` without a byte, twice.
 
-    Raises:
-      OSError: the directory cannot be written.
-      NetworkError: no mirror brings the files, and one may do so later.
-      DataError: all mirrors answer, and none has the files.
+    Raises `OSError` if the directory cannot be written, `DataError` if all mirrors answer without
+    the files, else `NetworkError`.
     """
     pooch.get_logger().setLevel("WARNING")
     directory.mkdir(parents=True, exist_ok=True)
@@ -76,10 +71,7 @@ def _fetch_from(
 
 
 def _check_connection(url: str) -> None:
-    """Raises ConnectionError of `requests` if the first address of a mirror does not answer.
-
-    Behind a firewall the HTTP client takes a minute for the up to twenty addresses of a host.
-    """
+    """Raises if the first address does not answer; the client takes a minute for all twenty."""
     target = urllib.parse.urlsplit(url)
     if {target.scheme, "all"} & urllib.request.getproxies().keys():  # it connects to the proxy
         return

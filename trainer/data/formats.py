@@ -1,9 +1,4 @@
-"""The file formats of a data set: IDX, plain or gzip, and Keras's archive `mnist.npz`.
-
-Both readers raise `DataError`, which names the file and the defect.
-"""
-
-from __future__ import annotations
+"""The file formats of a data set: IDX, plain or gzip, and Keras's archive `mnist.npz`."""
 
 import gzip
 import math
@@ -19,10 +14,7 @@ NPZ_MEMBERS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def read_idx(path: str | os.PathLike, example_shape: tuple[int, ...]) -> np.ndarray:
-    """Returns a file's examples, uint8 [n, *example_shape], read-only.
-
-    It is gzip if its name ends in `.gz`.
-    """
+    """Returns a file's examples, uint8 [n, *example_shape], read-only; unpacks `.gz`."""
     try:
         with gzip.open(path) if str(path).endswith(".gz") else open(path, "rb") as stream:
             content = stream.read()
@@ -42,10 +34,7 @@ def read_idx(path: str | os.PathLike, example_shape: tuple[int, ...]) -> np.ndar
 
 
 def read_npz(path: str | os.PathLike) -> list[np.ndarray]:
-    """Returns the arrays `NPZ_MEMBERS` of an archive, of any dtypes and shapes; unpickles nothing.
-
-    It is one made by `numpy.savez` or `savez_compressed`.
-    """
+    """Returns the arrays `NPZ_MEMBERS` of an archive, of any dtypes and shapes, never pickled."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return [np.ascontiguousarray(archive[name]) for name in NPZ_MEMBERS]

@@ -1,7 +1,5 @@
 """A data set of one's own: pictures of one digit each, in folders named 0 to 9."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +25,7 @@ def read(directory: str, notify: Callable[[str], None]) -> Found:
 
     A picture's content then decides whether it is a test digit, so that it stays one when others
     are added, and the order: the last training digits are as good as any to validate on.
-
-    Raises:
-      DataError: pictures cannot be read or do not show a digit, or there are too few.
+    Raises `DataError` if pictures do not show a digit, or there are too few.
     """
     root = pathlib.Path(directory)
     train, test = _pictures(root / "train"), _pictures(root / "test")

@@ -5,8 +5,6 @@ slice [n * batch, (n + 1) * batch). Without a shuffle buffer or iterator state a
 step, on any number of workers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,29 +20,23 @@ def training_batches(
     labels: np.ndarray,
     plan: Plan,
     first_step: int = 0,
-    *,
     replicas: int = 1,
     local_replicas: Sequence[int] = (0,),
 ) -> list[tf.data.Dataset]:
     """Returns, for each local replica, the superbatches from the one that holds `first_step` on.
 
-    Superbatch k holds the steps [k * steps_per_loop, (k + 1) * steps_per_loop), for one call of the
-    training loop: gathering thousands of examples at once costs a fraction of an element for each
-    step. Of `images` uint8 [examples, 28, 28] and `labels` uint8 [examples] they hold (uint8
-    [steps_per_loop, batch, 28, 28], int32 [steps_per_loop, batch]), batch being the replica's
-    share: of `replicas`, replica r takes the r-th of the equal slices of each global batch. After
-    the digits come its share of `--outliers`, with the label `outliers.LABEL`.
+    Superbatch k holds the steps [k * steps_per_loop, (k + 1) * steps_per_loop): gathering thousands
+    of examples at once costs a fraction of an element for each step. Of `images` uint8 [examples,
+    28, 28] and `labels` uint8 [examples] they hold (uint8 [steps_per_loop, batch, 28, 28], int32
+    [steps_per_loop, batch]), batch being the r-th of the equal slices of each global batch for
+    replica r, and after it its share of `--outliers`, with the label `outliers.LABEL`.
     """
     seed, augment, batch_size = plan.config.seed, plan.config.augment, plan.config.batch_size
     # The parts of a global batch: how many images, of how many.
     parts = [(batch_size, len(images))]
     if extra := round(plan.config.outliers * batch_size):
-        from trainer.data import outliers  # makes tables of strokes
-
-        pool = outliers.make(images, labels, seed)
-        images = np.concatenate([images, pool])
-        labels = np.concatenate([labels, np.full(len(pool), outliers.LABEL, labels.dtype)])
-        parts.append((extra, len(pool)))
+        images, labels = _with_outliers(images, labels, seed)
+        parts.append((extra, len(images) - parts[0][1]))
     places = np.split(np.arange(batch_size + extra), [batch_size])
     all_images, all_labels, stages, count = tf.constant(images), tf.constant(labels), [], 0
     if augment != "none":
@@ -77,6 +69,14 @@ def training_batches(
     return [replica_batches(replica) for replica in local_replicas]
 
 
+def _with_outliers(images: np.ndarray, labels: np.ndarray, seed: int) -> list[np.ndarray]:
+    from trainer.data import outliers  # makes tables of strokes
+
+    pool = outliers.make(images, labels, seed)
+    marks = np.full(len(pool), outliers.LABEL, labels.dtype)
+    return [np.concatenate(pair) for pair in ((images, pool), (labels, marks))]
+
+
 def _batch_examples(steps: tf.Tensor, parts: list[tuple[int, int]], seed: int) -> tf.Tensor:
     """Which images the global batches of `steps` hold, each part in an order of its own."""
     chosen, first = [], 0
@@ -88,10 +88,7 @@ def _batch_examples(steps: tf.Tensor, parts: list[tuple[int, int]], seed: int) -
 
 
 def distribute(datasets: list[tf.data.Dataset], strategy: tf.distribute.Strategy) -> Iterator[Any]:
-    """Returns an iterator over what `strategy.run` takes, and begins to prepare its first element.
-
-    `datasets` are those of `training_batches`. For one local replica it is a `tf.data.Iterator`.
-    """
+    """Returns an iterator over what `strategy.run` takes, of `datasets` from `training_batches`."""
     iterators = []
     for dataset, device in zip(datasets, strategy.extended.worker_devices, strict=True):
         if tf.DeviceSpec.from_string(device).device_type != "CPU":

@@ -1,7 +1,5 @@
 """The places where a data set may lie: a directory that was named, caches, the download."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Callable
@@ -17,11 +15,7 @@ Found = tuple[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], str]
 
 
 def find(name: str, data_dir: str | None, notify: Callable[[str], None]) -> Found | None:
-    """Reads a data set from the place that was named, or else from the first sound cache.
-
-    Returns None if no place was named and no cache has it. Raises `DataError` if the named place is
-    missing, incomplete or defective.
-    """
+    """Reads a data set from the place that was named, else from the first sound cache, if any."""
     variable = f"{name.upper()}_DATA_DIR"
     for option, named in (("--data_dir", data_dir), (f"${variable}", os.environ.get(variable))):
         if named:
@@ -38,10 +32,7 @@ def find(name: str, data_dir: str | None, notify: Callable[[str], None]) -> Foun
 
 
 def download(name: str, published: Published, notify: Callable[[str], None]) -> Found:
-    """Downloads a data set into this project's cache and reads it.
-
-    Raises `NetworkError` if the network does not bring it, else `DataError`.
-    """
+    """Downloads a data set into this project's cache and reads it."""
     from trainer.data.download import fetch  # imports an HTTP client; most runs need none
 
     cache = _cache_directory(name)
@@ -59,11 +50,7 @@ def download(name: str, published: Published, notify: Callable[[str], None]) -> 
 
 
 def read_directory(directory: str | os.PathLike, name: str, label: str) -> Found:
-    """Reads a data set from four IDX files, each plain or .gz, or from `<name>.npz`.
-
-    Raises `DataError` if files are missing, defective or another data set's; a message calls the
-    directory `label`.
-    """
+    """Reads four IDX files, each plain or .gz, or `<name>.npz`; errors call this place `label`."""
     directory = pathlib.Path(os.path.expanduser(directory))
     paths, missing = locate(directory, name)
     if missing:
@@ -91,8 +78,7 @@ def read_directory(directory: str | os.PathLike, name: str, label: str) -> Found
 def locate(directory: pathlib.Path, name: str) -> tuple[list[pathlib.Path], list[str]]:
     """Returns the files of a data set that are in a directory, and the names of the missing ones.
 
-    They are the IDX files in the order of `FILE_NAMES`, a plain one before a .gz; or `<name>.npz`
-    alone where the IDX files are incomplete.
+    They are in the order of `FILE_NAMES`, or `<name>.npz` alone where the IDX files are incomplete.
     """
     pairs = {plain: (directory / plain, directory / f"{plain}.gz") for plain in FILE_NAMES}
     found = {plain: next(filter(os.path.isfile, pair), None) for plain, pair in pairs.items()}

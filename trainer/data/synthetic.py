@@ -1,12 +1,11 @@
 """Synthetic digits: glyphs bent at random, inked and normalised the way MNIST's digits are."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import itertools
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import PCG64, Generator
 
 from trainer.data.glyphs import GLYPHS
 from trainer.process.startup import available_cpus
@@ -17,14 +16,24 @@ BLOCK = 1000  # examples from one random stream, whatever the number of threads
 POINTS = 72  # places of a digit that get ink: about a pixel apart, or strokes turn to pearls
 
 
+class Glyph(NamedTuple):
+    """A way of writing a digit: each place on its path is a weighted sum of four control points."""
+
+    control: np.ndarray  # float [controls, 2], in units of the digit's height, around 0
+    stroke: np.ndarray  # int [controls], the stroke a control point belongs to
+    end: np.ndarray  # float [controls], 1 where a stroke starts or ends, else 0
+    taps: np.ndarray  # int [POINTS, 4], the four control points of a place
+    weights: np.ndarray  # float [POINTS, 4]
+
+
 def generate(
     train_examples: int, test_examples: int, *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draws training and test digits: images uint8 [n, 28, 28], labels uint8 [n], twice.
 
     The images depend on `seed` alone, on any machine: all is made of uniform random numbers,
-    + - * / and square roots, which IEEE 754 rounds the same everywhere. The first n of a longer set
-    are the set of n. Of every 1000 examples each class has 100, in random order.
+    + - * / and square roots, which IEEE 754 rounds the same everywhere. Of every 1000 examples each
+    class has 100, in random order.
     """
     with concurrent.futures.ThreadPoolExecutor(available_cpus()) as pool:
         sets = []
@@ -37,15 +46,13 @@ def generate(
 
 def _draw_block(stream: tuple[int, int], block: int) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [BLOCK, 28, 28] and labels uint8 [BLOCK] of a random stream's block."""
-    rng = np.random.Generator(np.random.PCG64([*stream, block]))
+    rng = Generator(PCG64([*stream, block]))
     labels = (rng.random(BLOCK).argsort(kind="stable") % 10).astype(np.uint8)
     glyphs = np.searchsorted(_CUMULATIVE, labels + rng.random(BLOCK), side="right")
     return draw(rng, _TABLE, glyphs), labels
 
 
-def draw(
-    rng: np.random.Generator, table: Glyph, glyphs: np.ndarray, *, unsteady: float = 1.0
-) -> np.ndarray:
+def draw(rng: Generator, table: Glyph, glyphs: np.ndarray, *, unsteady: float = 1.0) -> np.ndarray:
     """Draws the glyphs with these indices, int [n], in a table of `compiled`: uint8 [n, 28, 28].
 
     The pen is `unsteady` times as unsteady as for digits: at 10 it scribbles.
@@ -55,20 +62,10 @@ def draw(
     return centre(_ink(rng, _place(points, radii), radii))
 
 
-def _bell(rng: np.random.Generator, *shape: int) -> np.ndarray:
+def _bell(rng: Generator, *shape: int) -> np.ndarray:
     """Sums of three uniform numbers: mean 0, deviation 1, the same on every processor."""
     uniform = rng.random((3, *shape))
     return 2 * (uniform[0] + uniform[1] + uniform[2]) - 3
-
-
-class Glyph(NamedTuple):
-    """A way of writing a digit: each place on its path is a weighted sum of four control points."""
-
-    control: np.ndarray  # float [controls, 2], in units of the digit's height, around 0
-    stroke: np.ndarray  # int [controls], the stroke a control point belongs to
-    end: np.ndarray  # float [controls], 1 where a stroke starts or ends, else 0
-    taps: np.ndarray  # int [POINTS, 4], the four control points of a place
-    weights: np.ndarray  # float [POINTS, 4]
 
 
 def _compile(strokes: str) -> Glyph:
@@ -121,9 +118,7 @@ _SUMS = [np.cumsum(_SHARES[np.equal(_DIGITS, str(digit))].astype(float)) for dig
 _CUMULATIVE = np.concatenate([digit + sums / sums[-1] for digit, sums in enumerate(_SUMS)])
 
 
-def _pen_path(
-    rng: np.random.Generator, table: Glyph, glyphs: np.ndarray, unsteady: float
-) -> np.ndarray:
+def _pen_path(rng: Generator, table: Glyph, glyphs: np.ndarray, unsteady: float) -> np.ndarray:
     """The places an unsteady pen passes: float [n, POINTS, 2], in units of the digit's height."""
     n, controls = len(glyphs), table.control.shape[1]
     shaken = (0.025 + 0.03 * rng.random((n, 1, 1))) * _bell(rng, n, controls, 2)
@@ -138,7 +133,7 @@ def _pen_path(
     return points
 
 
-def _hand(rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
+def _hand(rng: Generator, points: np.ndarray) -> np.ndarray:
     """A writer's hand: bends (a smooth random field), width, slant and rotation."""
     n = len(points)
     u, v = 2 * points[..., 0], 2 * points[..., 1]  # about -1 to 1
@@ -154,7 +149,7 @@ def _hand(rng: np.random.Generator, points: np.ndarray) -> np.ndarray:
     return np.stack([cosine * (x - tangent * y), cosine * (y + tangent * x)], axis=-1)
 
 
-def _pen_radii(rng: np.random.Generator, n: int) -> np.ndarray:
+def _pen_radii(rng: Generator, n: int) -> np.ndarray:
     """Half the stroke's width in pixels, changing slowly along the path: float [n, POINTS]."""
     t = np.linspace(-1, 1, POINTS)
     level = 0.8 + 0.9 * rng.random((n, 1)) + 0.25 * _bell(rng, n, 1) ** 2 * rng.random((n, 1))
@@ -170,7 +165,7 @@ def _place(points: np.ndarray, radii: np.ndarray) -> np.ndarray:
     return points - (points - radii[..., None]).min(1, keepdims=True) + margin
 
 
-def _ink(rng: np.random.Generator, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
+def _ink(rng: Generator, points: np.ndarray, radii: np.ndarray) -> np.ndarray:
     """Discs of `radii` pixels around `points` with soft, uneven edges: uint8 [n, 28, 28]."""
     n = len(points)
     blackness = (0.6 + 0.45 * rng.random((n, 1, 1))).astype(np.float32)

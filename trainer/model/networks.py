@@ -1,7 +1,5 @@
 """The named networks in Keras, and their inference: images in, logits out."""
 
-from __future__ import annotations
-
 import keras
 import tensorflow as tf
 from keras import layers
@@ -22,11 +20,7 @@ def mlp(xla: bool) -> list[layers.Layer]:
 
 
 def cnn(xla: bool) -> list[layers.Layer]:
-    """Three convolutions and a hidden layer: small, and fast on a CPU.
-
-    Few filters where the image is large, and no BatchNorm: with it an example's gradient would
-    depend on the rest of its batch, and so on the number of replicas.
-    """
+    """Three convolutions and a hidden layer: small, and fast on a CPU."""
     pool = xla_layers.MaxPool if xla else layers.MaxPooling2D
     return [
         *_first_convolution(16, xla),
@@ -42,8 +36,8 @@ def cnn(xla: bool) -> list[layers.Layer]:
 def convnet(xla: bool) -> list[layers.Layer]:
     """Five convolutions and a hidden layer: for long runs.
 
-    With GroupNorm of one group (Wu and He, https://arxiv.org/abs/1803.08494), which is independent
-    of the rest of the batch, and SiLU (Elfwing et al., https://arxiv.org/abs/1702.03118).
+    With GroupNorm of one group (Wu and He, https://arxiv.org/abs/1803.08494), as with BatchNorm an
+    example's gradient would depend on the replicas, and SiLU (https://arxiv.org/abs/1702.03118).
     """
     pool = xla_layers.MaxPool if xla else layers.MaxPooling2D
     return [
@@ -85,8 +79,8 @@ def build(
 ) -> keras.Model:
     """Returns the model `name`: float32 [n, 28, 28] between 0 and 1 to float32 logits [n, 10].
 
-    The hidden layers compute in `precision`, with variables of float32. `jit_compile`, whether XLA
-    compiles it, gives other operations for the same function. `seed` decides the initial weights.
+    The hidden layers compute in `precision`, with variables of float32. `jit_compile` gives other
+    operations, fast under XLA, for the same function. `seed` decides the initial weights.
     """
     keras.utils.set_random_seed(seed)
     hidden = MODELS[name](jit_compile)

@@ -1,7 +1,5 @@
 """AdamW with a one-cycle learning rate, and loss scaling for float16."""
 
-from __future__ import annotations
-
 import math
 
 import tensorflow as tf
@@ -19,9 +17,8 @@ INITIAL_LOSS_SCALE, STEPS_TO_DOUBLE = 2.0**15, 2000
 class AdamW:
     """AdamW: Loshchilov and Hutter, https://arxiv.org/abs/1711.05101.
 
-    One fused kernel for each variable, where a Keras optimizer runs a dozen operations. Made in the
-    scope of the strategy that distributes `weights`. Precision float16 makes `loss_scale` a power
-    of two, float32 (), which the gradients come multiplied by.
+    One fused kernel for each variable, where a Keras optimizer runs a dozen operations. With
+    float16 the gradients come multiplied by `loss_scale`, float32 ().
     """
 
     def __init__(self, weights: list[tf.Variable], strategy: tf.distribute.Strategy, plan: Plan):
@@ -38,10 +35,8 @@ class AdamW:
             self.variables += [self.loss_scale, self.steps_since_scaling]
 
     def learning_rate(self, step: int | tf.Tensor) -> tf.Tensor:
-        """Returns the rate of a step, float32 (): linear warm-up, then half a cosine to zero.
-
-        One cycle: Smith and Topin, https://arxiv.org/abs/1708.07120.
-        """
+        """Returns the rate of a step, float32 (): linear warm-up, then half a cosine to zero."""
+        # One cycle: Smith and Topin, https://arxiv.org/abs/1708.07120.
         rise = self._config.warmup * self._total_steps
         now = tf.cast(step, tf.float32) + 1
         up = now / max(rise, 1.0)
@@ -52,9 +47,8 @@ class AdamW:
     def apply(self, gradients: list, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Updates the weights; after a float16 overflow halves the loss scale instead.
 
-        `gradients` are of each weight, summed over the replicas; `step` is int32 (). Returns their
-        L2 norm without the loss scale, float32 (), and whether it is finite or a smaller loss scale
-        may make it so, bool ().
+        `gradients` are summed over the replicas; `step` is int32 (). Returns their L2 norm, float32
+        (), and whether it is finite or a smaller loss scale may make it so, bool ().
         """
         local = [self._strategy.experimental_local_results(each)[0] for each in gradients]
         norm = tf.sqrt(tf.add_n([*map(sum_of_squares, local)]))

@@ -4,8 +4,6 @@ One code path for every strategy: `strategy.run` computes each replica's gradien
 and every copy of the weights takes the same update.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import math
@@ -68,10 +66,7 @@ class Trainer:
             self._loop.get_concrete_function(batches.element_spec, *bounds)
 
     def run(self, superbatch: tuple, base_step: int, first_step: int, last_step: int) -> LoopResult:
-        """Trains on the steps first_step ... last_step - 1 of a superbatch.
-
-        This is an element of `pipeline.distribute`, which begins at the step base_step.
-        """
+        """Trains on first_step ... last_step - 1 of a superbatch that begins at base_step."""
         bounds = base_step, first_step - base_step, last_step - base_step
         totals = self._loop(superbatch, *(tf.constant(bound, tf.int32) for bound in bounds))
         loss, correct, norm, failed = (float(total) for total in totals.numpy())
@@ -132,7 +127,7 @@ class Trainer:
         return math.isfinite(tf.linalg.global_norm([*self._weights, self._logits(images)]))
 
     def _inference(self, images):
-        with tf.device(f"/{self._devices.kind}:0"):
+        with tf.device(f"/{self._devices.hardware.kind}:0"):
             return networks.logits(self.model, images)
 
     def logits(self, images: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Layers and operations in a form that XLA compiles to fast CPU code; their weights are Keras's."""
 
-from __future__ import annotations
-
 import tensorflow as tf
 from keras import layers
 

@@ -15,12 +15,12 @@ from trainer.errors import Interrupted, TrainerError, UsageError
 from trainer.process.startup import open_standard_streams
 
 
-def parse(argv: Sequence[str], values: flags.FlagValues, *, usage: str) -> list[str] | None:
-    """Sets `values` from `argv`; returns the words that are no flags, None once it printed help."""
+def parse(argv: Sequence[str], values: flags.FlagValues, *, usage: str) -> list[str]:
+    """Sets `values` from `argv`; returns the words that are no flags. Leaves after `--help`."""
     if not {"-h", "-?", "-help", "--help", "--helpshort", "--helpfull"}.isdisjoint(argv[1:]):
         flagfile = "  --flagfile: read flags from this file, one a line"
         print(usage.rstrip(), values.get_help(include_special_flags=False), flagfile, sep="\n")
-        return None
+        raise SystemExit(0)
     _check_flagfiles("\n".join(argv[1:]))
     try:
         return values(list(argv))[1:]
@@ -55,6 +55,8 @@ def main(run: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None)
         code = run(argv)
         sys.stdout.flush()
         return code
+    except SystemExit as asked_for_help:
+        return asked_for_help.code
     except BrokenPipeError:  # the reader of standard output (`| head`) has left
         return 141
     except TrainerError as error:

@@ -12,10 +12,7 @@ def counted(count: int, noun: str) -> str:
 
 
 class Console:
-    """Prints on `out`, warnings on `err`; a closed pipe or a full disk there does not end the run.
-
-    None stands for the standard streams. A `quiet` one prints warnings only.
-    """
+    """Prints on `out` unless `quiet`, warnings on `err`; a closed pipe does not end the run."""
 
     def __init__(self, out: TextIO | None = None, err: TextIO | None = None, quiet: bool = False):
         self._out, self._err = out or sys.stdout, err or sys.stderr

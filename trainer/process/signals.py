@@ -19,7 +19,7 @@ class StopSignals:
     """Ends the process at SIGTERM or Ctrl-C while a `with` block runs, with a line and its code.
 
     While `deferred` is set it only notes the signal in `received`, until a second Ctrl-C. A thread
-    does that: Python's own handlers wait while a native call lasts, a compilation for example.
+    does that: Python's own handlers wait while a native call lasts.
     """
 
     def __init__(self, console: Console) -> None:

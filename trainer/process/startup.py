@@ -18,10 +18,7 @@ _IMPORTING = threading.Lock()
 
 
 def open_standard_streams() -> None:
-    """Has odd file names printed, and Python's messages while `quiet_stderr` discards others.
-
-    Redirects closed streams to /dev/null: the next file opened would become descriptor 2.
-    """
+    """Redirects closed streams to /dev/null; Python's print odd file names, and when quiet too."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -33,10 +30,7 @@ def open_standard_streams() -> None:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Discards what is written to file descriptor 2 while the block runs.
-
-    TensorFlow's C++ side logs there before it reads any log level.
-    """
+    """Discards what TensorFlow's C++ side writes to descriptor 2, before it reads a log level."""
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
@@ -48,10 +42,7 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def import_tensorflow() -> ModuleType:
-    """Returns the `tensorflow` module, whole in any thread, imported without start-up messages.
-
-    Errors of its C++ side are still printed later.
-    """
+    """Returns the `tensorflow` module, whole in any thread, imported without start-up messages."""
     with _IMPORTING:
         if "tensorflow" not in sys.modules:
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -64,10 +55,7 @@ def import_tensorflow() -> ModuleType:
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep what TensorFlow frees for the next step, and not return it to the system.
-
-    A step of a large network frees tens of MB, and the system clears every page it gives out anew.
-    """
+    """Has glibc keep what TensorFlow frees: the system clears every page that it gives out."""
     with contextlib.suppress(AttributeError):  # not glibc: there is no mallopt
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_MAX, 0)
@@ -77,8 +65,7 @@ def keep_freed_memory() -> None:
 def available_cpus(cgroup: pathlib.Path = pathlib.Path("/sys/fs/cgroup")) -> int:
     """Returns how many CPUs the affinity mask and the container's quota leave to this process.
 
-    TensorFlow sizes its thread pools by the host's cores, which a CPU limit then throttles. The
-    quota: https://docs.kernel.org/admin-guide/cgroup-v2.html.
+    The quota: https://docs.kernel.org/admin-guide/cgroup-v2.html. TensorFlow does not know it.
     """
     has_mask = hasattr(os, "sched_getaffinity")  # macOS has none
     cpus = len(os.sched_getaffinity(0)) if has_mask else os.cpu_count() or 1

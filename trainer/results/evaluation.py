@@ -48,10 +48,7 @@ class Evaluation:
 
     @property
     def calibration_error(self) -> float:
-        """The mean gap between confidence and accuracy, over bins weighted by their digits.
-
-        Expected calibration error: Guo et al., https://arxiv.org/abs/1706.04599, section 2.
-        """
+        """Expected calibration error: Guo et al., https://arxiv.org/abs/1706.04599, section 2."""
         confidence, accuracy, counts = self.reliability.T
         return float((counts * np.abs(accuracy - confidence)).sum() / counts.sum())
 
@@ -65,9 +62,8 @@ def evaluate(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the temperature, between 0.05 and 20, that minimizes the cross-entropy.
 
-    `logits` are float [n, 10], of digits that were not trained on, `labels` integers [n]. Guo et
-    al., https://arxiv.org/abs/1706.04599, section 4.2. The cross-entropy is convex in
-    1 / temperature: golden-section search.
+    Of `logits`, float [n, 10], and `labels`, integers [n]: Guo et al., section 4.2. The
+    cross-entropy is convex in 1 / temperature: golden-section search.
     """
 
     def loss(logarithm: float) -> float:

@@ -74,14 +74,12 @@ def publish(
     probabilities: np.ndarray,
     precision: str,
 ) -> None:
-    """Writes the SavedModel `path`, which ends in a version as TensorFlow Serving's layout has it.
+    """Writes the SavedModel `path`, or a file of `keras_classifier` if it ends in `.keras`.
 
-    If it ends in `.keras` it is a file of `keras_classifier`. `model` is from `networks.build`, its
-    variables outside any strategy, and computes in `precision`. `probabilities`, float [n, 10], are
-    what the trained model answers to `images`, uint8 [n, 28, 28], at this temperature.
-
-    Raises:
-      RuntimeError: what was written, read back, answers differently; nothing is published.
+    `model` is from `networks.build`, its variables outside any strategy, and computes in
+    `precision`. `probabilities`, float [n, 10], are what the trained model answers to `images`,
+    uint8 [n, 28, 28], at this temperature.
+    Raises `RuntimeError`, and publishes nothing, if what was written and read back differs.
     """
     write = _write_keras if path.endswith(".keras") else _write_saved_model
     with files.replacing(path) as temporary:
@@ -114,11 +112,7 @@ def _write_keras(model: keras.Model, path: str, temperature: float, images: np.n
 
 
 def keras_classifier(model: keras.Model, temperature: float) -> keras.Model:
-    """Returns `Classifier` of Keras's own layers: uint8 [n, 28, 28] to probabilities [n, 10].
-
-    The layer of the network's name is `model`, from `networks.build` without XLA: pixels between 0
-    and 1 to logits. If the recipe says so it sees digits moved by `SHIFTS`, as in the SavedModel.
-    """
+    """Returns `Classifier` of Keras's own layers: uint8 [n, 28, 28] to probabilities [n, 10]."""
     images = keras.Input((28, 28), dtype="uint8", name="images")
     pixels = layers.Rescaling(1 / 255, name="pixels")(images)
     logits = model(pixels)

@@ -31,9 +31,8 @@ _STYLE = {
     **{"text.color": INK, "text.hinting": "none"},
     **{"svg.fonttype": "none", "svg.hashsalt": "number-recognition-trainer"},
 }
-_DPI = 100
-_SIZE = 5.4, 5.5  # inches of a figure of the report; its title takes _TOP units of 0.01 inch
-_TOP = 62
+_DPI, _TOP = 100, 62  # the title of a figure of the report takes so many units of 0.01 inch
+_SIZE = 5.4, 5.5  # inches
 _TENSORBOARD = 350  # pixels: the width of TensorBoard's cards, which scale without smoothing
 _CENTERED = {"ha": "center", "va": "center"}
 # A digit and its caption in a mosaic, in pixels of the digit; each is drawn three units wide.
@@ -56,10 +55,9 @@ _NOTES = {
 def predictions(images: np.ndarray, result: Evaluation, *, title: str) -> bytes:
     """Returns a PNG of the first 30 test digits, uint8 [n, 28, 28], and the 30 surest mistakes."""
     wrong, file = result.mistakes, io.BytesIO()
-    which = "all" if len(wrong) <= 30 else "the 30 most confident of"
     sections = {"The first digits of the test set": np.arange(len(images))[:30]}
     if len(wrong):
-        sections[f"Mistakes: {which} {len(wrong):,}"] = wrong[:30]
+        sections[f"The most confident of {len(wrong):,} mistakes"] = wrong[:30]
     with matplotlib.rc_context(_STYLE):
         figure = _digits(images, result, sections, columns=10, top=60, smooth=True)
         figure.axes[0].text(6, 40, title, size=15, weight="bold")
@@ -85,10 +83,7 @@ def answer_pictures(images: np.ndarray, result: Evaluation) -> dict[str, np.ndar
 
 
 def mosaic(images: np.ndarray, columns: int, width: int = 28, height: int = 28) -> np.ndarray:
-    """Returns digits, uint8 [n, 28, 28], side by side: uint8 [rows * height, columns * width].
-
-    Each is at the top left of a cell of `height` x `width` pixels; the rest is 0.
-    """
+    """Returns digits, uint8 [n, 28, 28], in black cells: uint8 [rows * height, columns * width]."""
     rows = -(-len(images) // columns)
     cells = np.zeros((rows * columns, height, width), np.uint8)
     cells[: len(images), :28, :28] = images

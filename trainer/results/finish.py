@@ -19,8 +19,7 @@ from trainer.recipes import NUMBERS_READ, RECIPES
 from trainer.results import evaluation, export, figures, report, sample
 from trainer.results.evaluation import Evaluation
 from trainer.results.reporter import Reporter
-from trainer.run import directory as run_directory
-from trainer.run import files
+from trainer.run import directory, files
 from trainer.run.checkpoints import Progress
 
 # The loss of digits that are all read right falls for ever with the temperature.
@@ -39,8 +38,7 @@ def finish(
 ) -> None:
     """Tests once, then writes everything that is made of a trained model.
 
-    All results are of the calibrated probabilities, as the export gives them, `test_loss` too;
-    TensorBoard has the loss of the logits as they are beside it, to compare with its other curves.
+    All results, `test_loss` too, are of the calibrated probabilities, as the export gives them.
     """
     console.progress(1.0, "testing, exporting, drawing")
     config, images, labels = plan.config, dataset.test_images, dataset.test_labels
@@ -58,7 +56,7 @@ def finish(
     model = networks.build(config.model, precision=plan.precision, seed=config.seed)
     model.set_weights(trainer.model.get_weights())
     answers = temperature, images, result.probabilities, plan.precision
-    for name in (files.join(run_directory.SAVED_MODEL, str(progress.step)), run_directory.KERAS):
+    for name in (files.join(directory.SAVED_MODEL, str(progress.step)), directory.KERAS):
         export.publish(model, files.join(config.model_dir, name), *answers)
     clock.lap("export")
     metrics = _metrics(plan, trainer, dataset, progress, result)
@@ -66,7 +64,7 @@ def finish(
     _write_pictures(config.model_dir, metrics, progress, images, result)
     clock.lap("pictures")
     metrics |= {"wall_seconds": clock.total, "seconds": clock.seconds, "finished": True}
-    run_directory.write_json(config.model_dir, run_directory.METRICS, metrics)
+    directory.write_json(config.model_dir, directory.METRICS, metrics)
     _print_result(config, metrics, console)
 
 
@@ -76,7 +74,7 @@ def _metrics(
     config, count = plan.config, len(dataset.test_labels)
     rate = progress.steady_examples / progress.steady_seconds if progress.steady_seconds else None
     # This process may be a chief that came back alone to finish, on other devices.
-    trained_on = run_directory.read(config.model_dir).resolved
+    trained_on = directory.read(config.model_dir).resolved
     return {
         "dataset": dataset.name,
         "model": config.model,
@@ -107,16 +105,16 @@ def _write_pictures(
     model, data = metrics["model"], metrics["dataset"]
     title = f"{model} reads {result.accuracy:.2%} of {len(images):,} {data} test digits right"
     picture = figures.predictions(images, result, title=title)
-    files.write_bytes(files.join(path, run_directory.PREDICTIONS), picture)
+    files.write_bytes(files.join(path, directory.PREDICTIONS), picture)
     if data != "fashion_mnist":  # clothes make no number
         picture = sample.draw(images, result.labels, metrics["seed"])
-        files.write_bytes(files.join(path, run_directory.SAMPLE), picture)
+        files.write_bytes(files.join(path, directory.SAMPLE), picture)
     drawn = figures.report_figures(progress.history, images, result)
     for name, svg in drawn.items():
-        files.write_text(files.join(path, run_directory.FIGURES, f"{name}.svg"), svg)
-    record = json.loads(files.read_text(files.join(path, run_directory.CONFIG)))
+        files.write_text(files.join(path, directory.FIGURES, f"{name}.svg"), svg)
+    record = json.loads(files.read_text(files.join(path, directory.CONFIG)))
     content = report.page(path, metrics, record, drawn)
-    files.write_text(files.join(path, run_directory.REPORT), content)
+    files.write_text(files.join(path, directory.REPORT), content)
 
 
 def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> None:
@@ -133,11 +131,9 @@ def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> 
             "        hardly better than guessing; try more --epochs, or a lower --learning_rate"
             f" than {config.learning_rate:g}"
         )
-    rate, fitted = metrics["examples_per_second"], "fitted on the validation digits"
-    constant = metrics["temperature"] == RECIPES[config.model].temperature
-    origin = (
-        "the recipe's: too few validation digits are misread to fit one" if constant else fitted
-    )
+    rate, origin = metrics["examples_per_second"], "fitted on the validation digits"
+    if metrics["temperature"] == RECIPES[config.model].temperature:
+        origin = "the recipe's: too few validation digits are misread to fit one"
     speed = f"; {rate:,} digits/s once compiled" if rate else ""
     own, since = ",", ""
     if metrics["resumed_from_step"] is not None:
@@ -160,7 +156,7 @@ def _print_result(config: Config, metrics: dict[str, Any], console: Console) -> 
 
 
 def _print_how_to_read(config: Config, python: str, console: Console) -> None:
-    path = files.join(config.model_dir, run_directory.SAMPLE)
+    path = files.join(config.model_dir, directory.SAMPLE)
     picture = path if files.is_local(path) and files.exists(path) else "image.png"
     where = f"--model_dir={shlex.quote(config.model_dir)} {shlex.quote(picture)}"
     hint = "or a photo of your own"

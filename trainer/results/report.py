@@ -12,20 +12,16 @@ import jinja2
 
 from trainer.process.console import counted
 from trainer.results import figures
-from trainer.run import directory as run_directory
-from trainer.run import files
+from trainer.run import directory, files
 
 
 def page(
-    directory: str,
+    path: str,
     metrics: Mapping[str, Any],
     record: Mapping[str, Mapping[str, Any]],
     drawn: Mapping[str, str],
 ) -> str:
-    """Returns the page as HTML, of `metrics.json`, `config.json` (`record`) and figures as SVG.
-
-    It is dated now, and names the command line of this process.
-    """
+    """Returns the page as HTML, of `metrics.json`, `config.json` (`record`) and figures as SVG."""
     loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
     templates = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     templates.filters |= {"quote": shlex.quote, "repr": repr, "counted": counted}
@@ -34,9 +30,9 @@ def page(
         metrics=metrics,
         record=record,
         figures={figures.CAPTIONS[name]: svg for name, svg in encoded.items()},
-        directory=directory,
-        saved_model=files.join(directory, run_directory.SAVED_MODEL),
-        keras_model=files.join(directory, run_directory.KERAS),
+        directory=path,
+        saved_model=files.join(path, directory.SAVED_MODEL),
+        keras_model=files.join(path, directory.KERAS),
         finished=time.strftime("%d %B %Y, %H:%M UTC", time.gmtime()).lstrip("0"),
         command=shlex.join(sys.orig_argv),
     )

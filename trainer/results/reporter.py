@@ -17,8 +17,7 @@ from trainer.process.console import Console
 from trainer.results import evaluation, figures
 from trainer.results.evaluation import Evaluation
 from trainer.results.tensorboard import EventFiles
-from trainer.run import directory as run_directory
-from trainer.run import files
+from trainer.run import directory, files
 from trainer.run.checkpoints import Progress
 
 _INPUT_DIGITS = 128
@@ -32,55 +31,57 @@ _MEANINGS = {
 class SilentReporter:
     """Reports nothing: what the workers other than the chief use."""
 
-    def start(self, *args: object, **named: object) -> None:
-        """Takes what `Reporter` would report, as the other methods do."""
+    def flush(self, *args: object, **named: object) -> None:
+        """Takes what `Reporter` would report."""
 
-    input_digits = loop_starts = loop_done = epoch_done = flush = start
+    loop_starts = loop_done = epoch_done = flush
 
 
 class Reporter:
-    """The chief's reporter of a run; `start` comes first."""
+    """The chief's reporter: prints the plan at once; a new run adds configuration and graph."""
 
-    def __init__(self, plan: Plan, trainer: Trainer, dataset: Dataset, console: Console):
+    def __init__(
+        self,
+        plan: Plan,
+        trainer: Trainer,
+        dataset: Dataset,
+        console: Console,
+        devices: Devices,
+        resumed_from: int | None,
+    ):
         self._plan, self._trainer, self._dataset, self._console = plan, trainer, dataset, console
-        self._directory = files.join(plan.config.model_dir, run_directory.TENSORBOARD)
-
-    def start(self, devices: Devices, resumed_from: int | None) -> None:
-        """Prints the plan, opens TensorBoard's files; a new run adds configuration and graph."""
+        self._directory = files.join(plan.config.model_dir, directory.TENSORBOARD)
         self._events = EventFiles(self._directory, resumed_from)
-        plan, config, workers = self._plan, self._plan.config, len(devices.cluster.workers)
-        where = devices.kind if devices.replicas == 1 else f"{devices.replicas} x {devices.kind}"
+        config, workers = plan.config, len(devices.cluster.workers)
+        where = f"{devices.replicas} x " * (devices.replicas > 1) + devices.hardware.kind
         where += f" of {workers} workers" if workers > 1 else ""
         xla = "" if plan.jit_compile == "off" else ", XLA"
-        self._console.line(
-            f"data    {self._dataset.name}: {plan.examples:,} training,"
-            f" {config.validation_examples:,} validation, {len(self._dataset.test_labels):,} test"
-            f" digits; {self._dataset.source}\n"
+        console.line(
+            f"data    {dataset.name}: {plan.examples:,} training, {config.validation_examples:,}"
+            f" validation, {len(dataset.test_labels):,} test digits; {dataset.source}\n"
             f"model   {config.model}, {plan.precision}{xla}, on {where};"
             f" batches of {config.batch_size}, {plan.total_steps:,} steps\n"
             f"run     {config.model_dir}"
         )
         if resumed_from is not None:
-            self._console.line(f"resumed at step {resumed_from:,}")
+            console.line(f"resumed at step {resumed_from:,}")
             return
-        record = files.read_text(files.join(self._plan.config.model_dir, run_directory.CONFIG))
+        record = files.read_text(files.join(config.model_dir, directory.CONFIG))
         lines = []
         for part, values in json.loads(record).items():  # Markdown: what is indented is code
             lines += ["", part, "", *(f"    {name:<20} {value}" for name, value in values.items())]
         with self._events.writer("train").as_default(0):
             tf.summary.text("configuration", "\n".join(lines))
-            tf.summary.graph(self._trainer.inference_graph())
+            tf.summary.graph(trainer.inference_graph())
 
-    def input_digits(self, superbatch: tuple) -> None:
-        """Adds the first digits that this process's first replica trains on, augmented."""
-        images = getattr(superbatch[0], "values", [superbatch[0]])[0]
-        digits = tf.reshape(images, (-1, 28, 28))[:_INPUT_DIGITS].numpy()
-        picture = figures.mosaic(digits, columns=16, width=29, height=29)
-        with self._events.writer("train").as_default(0):
-            tf.summary.image("input_digits", picture[None, ..., None])
-
-    def loop_starts(self, call: Call) -> None:
-        """Starts TensorFlow's profiler before the first step of `--profile`."""
+    def loop_starts(self, call: Call, superbatch: tuple) -> None:
+        """Adds the run's first digits, as augmented; starts TensorFlow's profiler at its step."""
+        if call.first == 0:
+            images = getattr(superbatch[0], "values", [superbatch[0]])[0]
+            digits = tf.reshape(images, (-1, 28, 28))[:_INPUT_DIGITS].numpy()
+            picture = figures.mosaic(digits, columns=16, width=29, height=29)
+            with self._events.writer("train").as_default(0):
+                tf.summary.image("input_digits", picture[None, ..., None])
         profile = self._plan.config.profile
         if profile and call.first == profile[0] - 1:
             tf.profiler.experimental.start(files.join(self._directory, "train"))
@@ -116,7 +117,7 @@ class Reporter:
         row["validation_accuracy"] = validated and validated.accuracy
         row["learning_rate"] = float(self._trainer.learning_rate(step - 1))
         progress.history.append(row | {"train_seconds": round(progress.train_seconds, 3)})
-        run_directory.write_history(config.model_dir, progress.history)
+        directory.write_history(config.model_dir, progress.history)
         text = f"epoch {epoch}/{config.epochs}  loss {loss:.4f}  accuracy {accuracy:.2%}"
         if validated:
             text += f"   validation loss {validated.loss:.4f}  accuracy {validated.accuracy:.2%}"
@@ -149,7 +150,7 @@ class Reporter:
         features = networks.features(self._trainer.model, pixels).numpy()
         answers = zip(labels[:_EMBEDDED], result.probabilities[:_EMBEDDED].argmax(1), strict=True)
         rows = ["is\tread as", *(f"{label}\t{read}" for label, read in answers)]
-        self._events.projector("test", features, images[:_EMBEDDED], rows)
+        self._events.projector(features, images[:_EMBEDDED], rows)
         self._events.hyperparameters(self._plan.config)
         self.flush()
 

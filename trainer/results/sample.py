@@ -11,10 +11,9 @@ PAPER, RULES, INK = (244, 240, 230), (176, 200, 222), (36, 52, 128)  # red, gree
 
 
 def draw(images: np.ndarray, labels: np.ndarray, seed: int) -> bytes:
-    """Returns a PNG picture of a number of four to six digits, a function of `seed`.
+    """Returns a PNG picture of a number of four to six of `images`, uint8 [n, 28, 28].
 
-    The digits are any of `images`, uint8 [n, 28, 28], so a model may read them wrong; the file's
-    text `number` has their `labels`, integers [n].
+    It is a function of `seed`; the file's text `number` has their `labels`, integers [n].
     """
     rng = np.random.default_rng(seed)
     chosen = rng.integers(len(images), size=rng.integers(4, 7))

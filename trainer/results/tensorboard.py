@@ -26,10 +26,7 @@ class _FirstColumn(api.Discrete):
 
 
 class EventFiles:
-    """Writers for `directory`/train, validation and test.
-
-    The events after the step `resumed_from` (None: all) and all of the test are dropped.
-    """
+    """Writers for `directory`/train, validation and test; drops events after `resumed_from`."""
 
     def __init__(self, directory: str, resumed_from: int | None):
         self._directory = directory
@@ -52,13 +49,8 @@ class EventFiles:
         with self.writer(part).as_default(step):
             tf.summary.experimental.write_raw_pb(merged)
 
-    def projector(
-        self, part: str, features: np.ndarray, images: np.ndarray, labels: Sequence[str]
-    ) -> None:
-        """Writes the projector's files beside the events of `part`.
-
-        `features` are float [n, m], `images` uint8 [n, 28, 28]; a heading is before the labels.
-        """
+    def projector(self, features: np.ndarray, images: np.ndarray, labels: Sequence[str]) -> None:
+        """Writes the projector's files of features, float [n, m], test digits and their labels."""
         embedding = {
             "tensor_name": "last hidden layer",
             "tensor_shape": features.shape,
@@ -75,16 +67,13 @@ class EventFiles:
             metadata.PROJECTOR_FILENAME: str(ProjectorConfig(embeddings=[embedding])).encode(),
         }
         for name, content in contents.items():
-            files.write_bytes(files.join(self._directory, part, name), content)
+            files.write_bytes(files.join(self._directory, "test", name), content)
 
     def hyperparameters(self, config: Config) -> None:
-        """Writes the HParams page's record: the accuracies by what identifies the run.
-
-        The page looks for them in the directories below the record's, and takes the domains it
-        finds first for all runs, so they name every choice.
-        """
+        """Writes the HParams page's record: the accuracies by what identifies the run."""
         values = {"model": config.model, "epochs": config.epochs} | config.within(Scope.RUN)
         values["init_from"] = config.init_from or "none"
+        # The page takes the domains it finds first for all runs, so they name every choice.
         parsers = {each.name: each.metadata["parser"] for each in dataclasses.fields(config)}
         columns = [api.HParam("model", _FirstColumn(parsers["model"].enum_values))]
         for name, value in [*values.items()][1:]:

@@ -1,12 +1,11 @@
 """Checkpoints: all that training changes, so that on equal hardware a run resumes exactly."""
 
-from __future__ import annotations
-
+import contextlib
 import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,35 +15,29 @@ from trainer.config import Scope
 from trainer.errors import ClusterError, UsageError
 from trainer.plan import Plan
 from trainer.process.console import Console
-from trainer.run import directory as run_directory
-from trainer.run import files, identity
+from trainer.run import directory, files, identity
 
 # What TensorFlow raises for files that are cut, altered or of another model.
 _DAMAGE = (tf.errors.OpError, AssertionError, LookupError, OSError, RuntimeError, TypeError)
 _DAMAGE += (ValueError,)
 # The files of a checkpoint. The index comes last: whoever sees it finds all of it.
 _ENDINGS = (".data-00000-of-00001", ".index")
-_FILE = re.compile(rf"{run_directory.CHECKPOINT_PREFIX}(\d+)({'|'.join(_ENDINGS)})")
+_FILE = re.compile(rf"{directory.CHECKPOINT_PREFIX}(\d+)({'|'.join(_ENDINGS)})")
 Items = dict[str, list[tf.Variable]]
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come: what is not a tensor.
-
-    Steady are examples and seconds after the first call of the loop, which includes compilation.
-    `epoch_loss` and `epoch_correct` are sums of mean loss and accuracy over the steps of the epoch
-    under way; `history` has a row for each finished epoch, as in `history.csv`; `initial` has path,
-    step and SHA-256 of the weights that the run began with if they are another run's.
-    """
+    """How far a run has come: what is not a tensor."""
 
     step: int = 0
     train_seconds: float = 0.0
-    steady_examples: int = 0
+    steady_examples: int = 0  # without the first call of the loop, which includes compilation
     steady_seconds: float = 0.0
-    epoch_loss: float = 0.0
+    epoch_loss: float = 0.0  # the sum of the means of each step of the epoch under way
     epoch_correct: float = 0.0
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # as in history.csv
+    # Path, step and SHA-256 of the weights of --init_from.
     initial: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -58,7 +51,7 @@ class Checkpoints:
 
     def __init__(self, plan: Plan, items: Items, data_sha256: Mapping[str, str], *, is_chief: bool):
         self._plan, self._data_sha256, self._is_chief = plan, data_sha256, is_chief
-        self._directory = files.join(plan.config.model_dir, run_directory.CHECKPOINTS)
+        self._directory = files.join(plan.config.model_dir, directory.CHECKPOINTS)
         with tf.device("/CPU:0"):
             self._progress = tf.Variable("")  # JSON: the flags of the run, data_sha256, progress
             copies = tf.nest.map_structure(lambda item: tf.Variable(item, trainable=False), items)
@@ -70,22 +63,15 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._writing: Future | None = None
 
-    def restore(
-        self, from_chief: Callable[[int], int], console: Console
-    ) -> tuple[Progress, int | None]:
+    def restore(self, from_chief: Callable, console: Console) -> tuple[Progress, int | None]:
         """Restores the newest checkpoint that is whole, the same on every worker.
 
-        Those that cannot be read are passed over with a warning, and stay (TensorFlow keeps a
-        CRC32C of every tensor). `from_chief` returns, on every worker, what the chief passes.
-        Returns how far the run has come, and the step it is resumed from (None: it begins).
-
-        Raises:
-          UsageError: that is further than `--epochs`, or of another run, or `--resume=must` finds
-            none that can be read, or this worker does not share the chief's directory.
-          ClusterError: this worker cannot read what the chief restored.
+        Those that cannot be read are passed over with a warning, and stay. Returns how far the run
+        has come, and the step it is resumed from (None: it begins). Raises `UsageError` if it must
+        not go on from there, `ClusterError` if this worker cannot read what the chief restored.
         """
         config, progress = self._plan.config, None
-        for step in run_directory.checkpoint_steps(config.model_dir):
+        for step in directory.checkpoint_steps(config.model_dir):
             try:
                 progress = self._read(step)
                 break
@@ -96,16 +82,15 @@ class Checkpoints:
         if agreed < 0:
             for variable, copy in zip(self._variables, self._copies, strict=True):
                 variable.assign(copy)  # what was read of a damaged one, or not on the chief
-            if (count := len(self._unreadable)) and config.resume == "must":
+            if self._unreadable and config.resume == "must":
                 raise UsageError(
-                    f"--resume=must, but none of the {count} checkpoints in {config.model_dir}"
-                    " can be read; restore one, or let --resume=auto begin again"
+                    f"--resume=must, but none of the {len(self._unreadable)} checkpoints in"
+                    f" {config.model_dir} can be read; restore one"
                 )
             return Progress(initial=self._read_initial(console) if config.init_from else {}), None
-        if not files.exists(files.join(config.model_dir, run_directory.CONFIG)):
+        if not files.exists(files.join(config.model_dir, directory.CONFIG)):
             raise UsageError(
-                f"{config.model_dir} holds no run on this worker, but one on the chief; give a"
-                " --model_dir that all workers share"
+                f"{config.model_dir} holds a run on the chief only; share it with all workers"
             )
         if progress is None or progress.step != agreed:
             progress = self._read(agreed)
@@ -119,35 +104,26 @@ class Checkpoints:
         return progress, agreed
 
     def _read(self, step: int) -> Progress:
-        path, head = self._path(step), tf.train.Checkpoint(progress=self._progress)
-        try:
-            with files.without_pattern(path, _ENDINGS) as readable:
-                head.read(readable).expect_partial().assert_existing_objects_matched()
-                config, data_sha256, progress = json.loads(self._progress.numpy())
-                identity.check_same_run(self._plan.config, config, self._data_sha256, data_sha256)
-                self._checkpoint.read(readable).assert_existing_objects_matched()
+        head = tf.train.Checkpoint(progress=self._progress)
+        with _readable(self._plan.config.model_dir, step) as path:
+            head.read(path).expect_partial().assert_existing_objects_matched()
+            config, data_sha256, progress = json.loads(self._progress.numpy())
+            identity.check_same_run(self._plan.config, config, self._data_sha256, data_sha256)
+            self._checkpoint.read(path).assert_existing_objects_matched()
             return Progress(**progress)
-        except _DAMAGE as error:
-            reason = (str(error) or repr(error)).splitlines()[0][:120]
-            raise ClusterError(f"{path} cannot be read ({reason})") from None
 
     def _read_initial(self, console: Console) -> dict[str, Any]:
         """Gives the model the newest weights of the run in `--init_from` that can be read."""
-        path, reason = self._plan.config.init_from, "no checkpoint"
-        for step in run_directory.checkpoint_steps(path):
-            name = f"{run_directory.CHECKPOINT_PREFIX}{step}"
+        run, reason = self._plan.config.init_from, "no checkpoint"
+        for step in directory.checkpoint_steps(run):
             try:
-                file = files.join(path, run_directory.CHECKPOINTS, name)
-                with files.without_pattern(file, _ENDINGS) as readable:
-                    self._weights.read(readable).assert_existing_objects_matched()
-                console.line(f"begins with the weights of {path}, step {step:,}")
-                return {"path": path, "step": step}
-            except _DAMAGE as error:
-                reason = (str(error) or repr(error)).splitlines()[0][:120]
-        raise UsageError(f"--init_from={path} has no weights for this network ({reason})")
-
-    def _path(self, step: int) -> str:
-        return files.join(self._directory, f"{run_directory.CHECKPOINT_PREFIX}{step}")
+                with _readable(run, step) as path:
+                    self._weights.read(path).assert_existing_objects_matched()
+                console.line(f"begins with the weights of {run}, step {step:,}")
+                return {"path": run, "step": step}
+            except ClusterError as error:
+                reason = error
+        raise UsageError(f"--init_from={run} has no weights for this network: {reason}")
 
     def save(self, progress: Progress) -> None:
         """Begins to write a checkpoint of this moment, once the one before is there (`wait`)."""
@@ -168,24 +144,20 @@ class Checkpoints:
 
     def _write(self, step: int) -> None:
         # TensorFlow makes the index under its own name, where a kill would leave half of it.
-        with files.replacing(self._path(step), _ENDINGS) as temporary:
+        with files.replacing(_path(self._plan.config.model_dir, step), _ENDINGS) as temporary:
             self._copied.write(temporary)
         self._unreadable.discard(step)
         self._tidy()
 
     def _tidy(self) -> None:
-        """Lists the newest checkpoints for TensorFlow and drops the others that can be read.
-
-        Done after each save, and at a restart: a process may have died between the two.
-        """
-        steps = run_directory.checkpoint_steps(self._plan.config.model_dir)
+        """Lists the newest checkpoints for TensorFlow and drops the others that can be read."""
+        steps = directory.checkpoint_steps(self._plan.config.model_dir)
         kept = [step for step in steps if step not in self._unreadable]
         kept = kept[: self._plan.config.keep_checkpoints]
         # Relative names, so that the directory can be moved. A manager drops those without a time.
-        names = [f"{run_directory.CHECKPOINT_PREFIX}{each}" for each in reversed(kept)]
-        state = tf.compat.v1.train.generate_checkpoint_state_proto(
-            ".", names[-1], names, [time.time()] * len(names)
-        )
+        names = [f"{directory.CHECKPOINT_PREFIX}{each}" for each in reversed(kept)]
+        times = [time.time()] * len(names)
+        state = tf.compat.v1.train.generate_checkpoint_state_proto(".", names[-1], names, times)
         files.write_text(files.join(self._directory, "checkpoint"), str(state))
         # An index goes before its data. Data alone was left by a process that died between the two.
         names = files.names_in(self._directory)
@@ -195,15 +167,30 @@ class Checkpoints:
                 files.remove(files.join(self._directory, name))
 
 
-def last_is_readable(directory: str) -> bool:
+def last_is_readable(run: str) -> bool:
     """Returns whether every tensor of a run's newest checkpoint can be read (CRC32C included)."""
-    name = f"{run_directory.CHECKPOINT_PREFIX}{run_directory.checkpoint_steps(directory)[0]}"
     try:
-        path = files.join(directory, run_directory.CHECKPOINTS, name)
-        with files.without_pattern(path, _ENDINGS) as readable:
-            reader = tf.compat.v1.train.NewCheckpointReader(readable)
+        with _readable(run, directory.checkpoint_steps(run)[0]) as path:
+            reader = tf.compat.v1.train.NewCheckpointReader(path)
             for variable in reader.get_variable_to_shape_map():
                 reader.get_tensor(variable)
-    except _DAMAGE:
+    except ClusterError:
         return False
     return True
+
+
+def _path(run: str, step: int) -> str:
+    name = f"{directory.CHECKPOINT_PREFIX}{step}"
+    return files.join(run, directory.CHECKPOINTS, name)
+
+
+@contextlib.contextmanager
+def _readable(run: str, step: int) -> Iterator[str]:
+    """Yields the path of a run's checkpoint; `ClusterError` if the block finds it damaged."""
+    path = _path(run, step)
+    try:
+        with files.without_pattern(path, _ENDINGS) as readable:
+            yield readable
+    except _DAMAGE as error:
+        reason = (str(error) or repr(error)).splitlines()[0][:120]
+        raise ClusterError(f"{path} cannot be read ({reason})") from None

@@ -1,7 +1,5 @@
 """The directory of a run: the names in it, its records, and what state the run there is in."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import enum
@@ -24,10 +22,9 @@ from trainer.process.startup import available_cpus
 from trainer.run import files, identity
 
 CONFIG, METRICS, HISTORY = "config.json", "metrics.json", "history.csv"
-KERAS = "model.keras"
 CHECKPOINTS, TENSORBOARD, SAVED_MODEL = "checkpoints", "tensorboard", "saved_model"
 PREDICTIONS, FIGURES, REPORT = "predictions.png", "figures", "report.html"
-SAMPLE = "sample.png"
+KERAS, SAMPLE = "model.keras", "sample.png"
 CHECKPOINT_PREFIX = "step-"
 Record = Mapping[str, Any]
 # A finished run that lost one of these is finished again. Event files cannot be made again.
@@ -45,17 +42,13 @@ class State(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """The run that a directory holds: what `config.json` and `metrics.json` say.
-
-    `resolved` is what `auto` became, with the devices and the cluster it was last trained on;
-    `data` has the data set's name and checksums; `epochs` is 0 until the run has finished.
-    """
+    """The run that a directory holds: what `config.json` and `metrics.json` say."""
 
     state: State = State.NEW
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    resolved: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    epochs: int = 0
+    config: Record = dataclasses.field(default_factory=dict)
+    resolved: Record = dataclasses.field(default_factory=dict)  # `trained_on`
+    data: Record = dataclasses.field(default_factory=dict)  # its name and checksums
+    epochs: int = 0  # 0 until the run has finished
 
 
 def default_path(dataset: str, model: str) -> str:
@@ -70,11 +63,8 @@ def examine(
 ) -> Recorded:
     """Returns what `config.model_dir` holds.
 
-    Without the run's `last_step`, `TRAINED` cannot be told from `RESUMABLE`; `data_sha256`
-    (`Dataset.sha256`) is compared once the data is there.
-
-    Raises:
-      UsageError: a record there is damaged, or it is another run, or not what `--resume` allows.
+    `last_step` tells `TRAINED` from `RESUMABLE`; `data_sha256` (`Dataset.sha256`) is compared.
+    Raises `UsageError` if a record is damaged, or it is another run, or not what `--resume` allows.
     """
     path = config.model_dir
     recorded = read(path) if path else Recorded()
@@ -82,8 +72,7 @@ def examine(
         _check_source(config.init_from, config.model)
     if recorded.state is State.NEW:
         if config.resume == "must":
-            where = path or "a new directory"
-            raise UsageError(f"--resume=must, but {where} holds no run; name one that does")
+            raise UsageError(f"--resume=must, but {path or 'a new one'} holds no run; name one")
         return recorded
     if config.resume == "never":
         raise UsageError(f"--resume=never, but {path} holds a run; give another --model_dir")
@@ -177,7 +166,7 @@ def trained_on(plan: Plan, devices: Devices) -> dict[str, Any]:
         "jit_compile": plan.jit_compile,
         "steps_per_loop": plan.steps_per_loop,
         "strategy": devices.name,
-        "devices": devices.kind,
+        "devices": devices.hardware.kind,
         "processor": devices.hardware.name,
         "replicas": devices.replicas,
         "workers": len(devices.cluster.workers),
@@ -188,12 +177,9 @@ def trained_on(plan: Plan, devices: Devices) -> dict[str, Any]:
 def record(
     plan: Plan, resolved: Record, dataset: Dataset, history: Sequence[Record], initial: Record
 ) -> None:
-    """Writes `config.json`, and `history.csv` as it is in the checkpoint that the run begins at.
-
-    `history` and `initial` are those of its `Progress`.
-    """
+    """Writes `config.json`, and `history.csv` as it is in the checkpoint that the run begins at."""
     content = {
-        "config": plan.config.to_dict(),
+        "config": dataclasses.asdict(plan.config),
         "resolved": dict(resolved),
         "data": {"name": dataset.name, "source": dataset.source, "sha256": dict(dataset.sha256)},
         "initial_weights": dict(initial),

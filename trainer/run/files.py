@@ -124,11 +124,7 @@ def remove_leftovers(directory: str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: str, endings: Sequence[str] = ("",)) -> Iterator[str]:
-    """Yields a temporary path beside `path`; the file or directory the block makes becomes `path`.
-
-    Directories above it are made. If the block makes several files of the temporary path, `endings`
-    are theirs, renamed in this order. If it raises, what it made is removed.
-    """
+    """Yields a temporary path; what the block makes of it, with `endings` in order, gets `path`."""
     directory, name = os.path.split(path)
     _io(path).makedirs(directory)
     temporary, old = (join(directory, f".partial-{uuid.uuid4().hex[:8]}-{name}") for _ in range(2))

@@ -1,7 +1,5 @@
 """What identifies a run: its flags and data; the code and the versions that compute it."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -56,18 +54,13 @@ def check_same_run(
 def say_where_sums_differ(
     before: Mapping[str, Any], now: Mapping[str, Any], differing: Callable, console: Console
 ) -> None:
-    """Says where sums are rounded otherwise: now than before a resume, or on another worker.
-
-    The records are from `config.json`; `differing` is `Agreement.differing`.
-    """
+    """Says where sums are rounded otherwise: now than before a resume, or on another worker."""
     # The threads of a CPU may decide the order of sums; in convolutions they always do.
     names = ["replicas", "devices", "processor", *["cpus"] * (now.get("devices") == "CPU")]
     there, here = ({name: str(each.get(name)) for name in names} for each in (before, now))
     notes = [f"{n} was {there[n]} so far, is {here[n]}" for n in names if there[n] != here[n]]
     for note in filter(None, [differing(here), *notes]):
-        console.line(
-            f"note: {note}; the weights may differ in the last bits, as sums round otherwise"
-        )
+        console.line(f"note: {note}; the weights may differ in the last bits")
 
 
 def versions() -> dict[str, str]:

@@ -29,9 +29,7 @@ def refuse_if_held(directory: str) -> None:
 def held(directory: str) -> Iterator[None]:
     """Holds the lock of a run directory, which is made, and removed if it is left empty.
 
-    The kernel releases it when the process ends, however that happens (flock(2)). Where the file
-    system has no locks, and on paths that are not local, there is none. Raises `UsageError` if
-    another process holds it.
+    Raises `UsageError` if another process holds it. File systems without locks have none.
     """
     if not files.is_local(directory):
         yield
