@@ -47,10 +47,8 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def trained(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> Run:
+def trained(server, tiny_dir, tmp_path_factory) -> Run:
     """A finished run of three epochs on the tiny data set; tests must not change it."""
-    directory = tmp_path_factory.mktemp("runs") / "trained"
+    directory = tmp_path_factory.mktemp("runs") / "exp[lr=0.1]" / "back\\slash"
     flags = (*runs.FLAGS, f"--data_dir={tiny_dir}", "--epochs=3", f"--model_dir={directory}")
     return Run(directory, flags, server(*flags))

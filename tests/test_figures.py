@@ -84,17 +84,6 @@ def test_figures_hold_the_numbers_as_text() -> None:
     assert sum(counts) == 100 + 2 * sum(range(10))  # with the headings of rows and columns
     assert {"training", "validation", "epoch"} <= set(words(drawn["history"]))
     assert "70.0%" in words(drawn["confusion_matrix"])
-    captions = [word for word in words(drawn["mistakes"]) if word.startswith(("read ", "is "))]
-    assert captions[:2] == ["read 1 (90 %)", "is 0"]
-    assert len(captions) == 2 * 20
-
-
-def test_a_figure_alone_says_what_it_shows() -> None:
-    images, result = answers(100, 30)
-    for name, svg in figures.report_figures(rows(4), images, result).items():
-        assert figures.CAPTIONS[name] in words(svg)
-    error = f"{100 * result.calibration_error:.1f} points"
-    assert any(error in word for word in words(svg))
 
 
 def test_tensorboards_pictures_mark_what_is_wrong() -> None:

@@ -25,9 +25,7 @@ def plan(examples: int = 1000, hardware: Hardware = CPU, replicas: int = 1, **fl
 
 @pytest.mark.parametrize("start", [0, 1, 17, 46])
 @pytest.mark.parametrize("flags", [{}, {"checkpoint_every": 7}, {"profile": "5,23"}])
-def test_the_calls_cover_every_step_once_and_cross_no_edge(
-    start: int, flags: dict[str, object]
-) -> None:
+def test_the_calls_cover_every_step_once_and_cross_no_edge(start, flags) -> None:
     made = plan(**flags)
     calls = list(made.calls(start))
     assert [call.first for call in calls] == [start, *(call.last for call in calls[:-1])]
@@ -86,9 +84,7 @@ def test_examples_have_to_remain_for_training() -> None:
         (gpu(9), False, "float32"),
     ],
 )
-def test_half_precision_is_taken_where_it_is_fast_and_accurate(
-    hardware: Hardware, accurate: bool, expected: str
-) -> None:
+def test_half_precision_is_taken_where_it_is_fast_and_accurate(hardware, accurate, expected):
     assert plans.resolve_precision("auto", hardware, bfloat16=accurate) == expected
     for flag in ("float32", "bfloat16", "float16"):
         assert plans.resolve_precision(flag, hardware, bfloat16=accurate) == flag
@@ -113,9 +109,7 @@ def test_half_precision_is_taken_where_it_is_fast_and_accurate(
         ("on", gpu(12), 1, "loop", "loop"),
     ],
 )
-def test_xla_compiles_what_is_faster_and_what_it_can(
-    flag: str, hardware: Hardware, replicas: int, on_cpu: str, expected: str
-) -> None:
+def test_xla_compiles_what_is_faster_and_what_it_can(flag, hardware, replicas, on_cpu, expected):
     assert plans.resolve_jit_compile(flag, hardware, replicas, on_cpu=on_cpu) == expected
     assert plans.resolve_jit_compile("off", hardware, replicas, on_cpu=on_cpu) == "off"
 

@@ -163,14 +163,12 @@ def test_a_port_that_is_taken_is_named(index: int) -> None:
     ("number", "lost"),
     [
         (signal.SIGKILL, 0),
-        (signal.SIGSTOP, 1),
+        pytest.param(signal.SIGSTOP, 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.slow),
     ],
 )
-def test_whoever_is_lost_while_the_others_wait_may_come_again(
-    lost: int, number: signal.Signals
-) -> None:
+def test_whoever_is_lost_while_the_others_wait_may_come_again(lost, number) -> None:
     with meeting(3, 0, 1) as workers:
         time.sleep(1)  # most likely they have met; it holds either way
         workers.send(lost, number)

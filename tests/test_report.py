@@ -20,9 +20,7 @@ def page(trained: conftest.Run) -> pathlib.Path:
     return trained.directory / "report.html"
 
 
-def test_the_page_holds_all_that_the_run_recorded(
-    page: pathlib.Path, trained: conftest.Run, browser: browsers.Browser
-) -> None:
+def test_the_page_holds_all_that_the_run_recorded(page, trained, browser) -> None:
     browser.open(page.as_uri())
     words = browser.run("document.body.textContent")
     metrics = runs.metrics(trained.directory)
@@ -40,9 +38,7 @@ def test_the_page_holds_all_that_the_run_recorded(
 
 
 @pytest.mark.parametrize("size", [(8.27, 11.69), (8.5, 11)], ids=["A4", "Letter"])
-def test_the_page_is_printed_on_two_full_sheets(
-    page: pathlib.Path, browser: browsers.Browser, size: tuple[float, float]
-) -> None:
+def test_the_page_is_printed_on_two_full_sheets(page, browser, size) -> None:
     browser.open(page.as_uri())
     options = {"paperWidth": size[0], "paperHeight": size[1], "preferCSSPageSize": True}
     printed = browser.driver.execute_cdp_cmd("Page.printToPDF", options)
@@ -57,9 +53,7 @@ def test_the_page_is_printed_on_two_full_sheets(
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-def test_the_page_fits_a_screen_and_needs_nothing_but_itself(
-    page: pathlib.Path, browser: browsers.Browser, width: int
-) -> None:
+def test_the_page_fits_a_screen_and_needs_nothing_but_itself(page, browser, width) -> None:
     browser.open(page.as_uri(), width=width)
     browser.wait("[...document.images].every((image) => image.complete)")
     assert browser.run("document.documentElement.scrollWidth") <= width

@@ -1,9 +1,7 @@
 """`sample.png`: a number made of test digits, which the command at the end of a run reads."""
 
 import io
-import shlex
 
-import conftest
 import cv2
 import numpy as np
 from PIL import Image
@@ -23,10 +21,3 @@ def test_the_sample_is_a_function_of_the_seed_and_shows_the_number_in_its_text()
         assert 4 <= len(number) <= 6
         assert {*number} <= {"3", "4"}
         assert cv2.connectedComponents((red < 128).astype(np.uint8))[0] - 1 == len(number)
-
-
-def test_the_last_lines_of_a_run_read_its_sample(trained: conftest.Run) -> None:
-    (command,) = (line for line in trained.answer.out.splitlines() if "trainer.predict" in line)
-    picture = trained.directory / "sample.png"
-    assert Image.open(picture).text["number"].isdecimal()
-    assert shlex.split(command)[-2:] == [f"--model_dir={trained.directory}", str(picture)]
