@@ -28,6 +28,7 @@ def test_the_recipe_fills_exactly_what_no_flag_gave(model: str) -> None:
 
 def test_it_survives_the_way_through_json() -> None:
     config = Config(model="cnn", seed=3, profile="10,20").resolved()
+    assert config.profile == (10, 20)
     assert Config(**json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -63,11 +64,6 @@ def test_a_batch_that_does_not_divide_comes_with_one_that_does(batch, replicas, 
     with pytest.raises(UsageError, match=f"try --batch_size={near}$"):
         Config(batch_size=batch).check_batch(replicas)
     Config(batch_size=near).check_batch(replicas)
-
-
-def test_a_profile_is_a_range_of_steps() -> None:
-    assert Config(profile="10,20").profile == (10, 20)
-    assert Config(profile=(5, 5)).profile == (5, 5)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_the_metrics_are_those_of_the_exported_probabilities(trained: conftest.R
 
 
 def test_the_printed_commands_work_as_they_stand(server, tiny_dir, tmp_path) -> None:
-    directory = f"{tmp_path}/it's a $HOME"
+    directory = f"{tmp_path}/it's a $HOME/exp[lr=0.1]"
     flags = (*runs.FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}", "--epochs=1")
     out = server(*flags, "--jit_compile=off").out
     commands = re.findall(r"^  .*   (\S+ (?:-I )?-m .*)$", out, re.M)

@@ -35,7 +35,6 @@ METRICS = {
 
 
 def test_a_finished_run_leaves_every_promised_file(trained: conftest.Run) -> None:
-    """Whatever its directory is called."""
     names = {"config.json", "checkpoints", "tensorboard", "saved_model"}
     names |= {"predictions.png", "sample.png", "history.csv", "metrics.json"}
     names |= {"report.html", "figures"}
