@@ -229,7 +229,7 @@ sys.exit(task.main(sys.argv))
 
 def test_a_call_that_never_returns_ends_with_stacks_and_the_run_resumes(again, tiny_dir, tmp_path):
     flags = (*FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={tmp_path / 'run'}")
-    process = runs.python(STUCK, args=[*flags, "--stall_timeout_s=4", "4"])
+    process = runs.python(STUCK, args=[*flags, "--stall_timeout_s=10", "4"])
     err = process.communicate(timeout=300)[1]
     assert process.returncode == 1
     assert "in stuck" in err
