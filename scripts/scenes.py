@@ -18,6 +18,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+Array = np.ndarray
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 Range = tuple[float, float]
 Colours = Sequence[tuple[int, int, int]]  # blue, green, red, as OpenCV has them
@@ -99,12 +100,10 @@ class Kind:
     noise: Range = (0.5, 2.5)  # grey levels
     quality: tuple[int, int] = (82, 95)  # of JPEG
     transparent: bool = False  # a PNG of the ink alone
-    marks: Callable[[_Writer], np.ndarray] | None = None  # instead of numbers
+    marks: Callable[[_Writer], Array] | None = None  # instead of numbers
 
 
-def draw(
-    kind: str, index: int, images: np.ndarray, labels: np.ndarray, *, length: int | None = None
-) -> Scene:
+def draw(kind: str, index: int, images: Array, labels: Array, length: int | None = None) -> Scene:
     """Returns the picture `index` of a `kind` of `KINDS` or `EMPTY_KINDS`.
 
     The digits are of `images`, uint8 [n, 28, 28], and `labels`, uint8 [n]; each number has `length`
@@ -120,7 +119,7 @@ def draw(
     writer = _Writer(rng, style, images, labels, height, pen, rng.uniform(-0.15, 0.15))
     written = [] if style.marks else writer.lines(length)
     ink, offset = _framed(writer, style.marks(writer) if style.marks else _sheet(written))
-    view, size, strips = _view(rng, style, ink.shape, height)
+    view, size, strips = _view(writer, ink.shape)
     picture = _photograph(writer, cv2.warpPerspective(ink, view, size), view, len(ink), strips)
     boxes = []
     for _, its, left, top in written:
@@ -140,13 +139,13 @@ class _Writer:
 
     rng: np.random.Generator
     style: Kind
-    images: np.ndarray
-    labels: np.ndarray
+    images: Array
+    labels: Array
     height: float  # pixels
     pen: float  # 0: strokes are as thick as MNIST's
     slant: float
 
-    def lines(self, length: int | None) -> list[tuple[str, np.ndarray, int, int]]:
+    def lines(self, length: int | None) -> list[tuple[str, Array, int, int]]:
         """Returns numbers with their ink, float32 [h, w], and its place from the left and top."""
         rng, style, written, y = self.rng, self.style, [], 0.0
         for _ in range(style.lines):
@@ -163,7 +162,7 @@ class _Writer:
         first = min(top for *_, top in written)
         return [(number, ink, left, top - first) for number, ink, left, top in written]
 
-    def number(self, length: int) -> tuple[str, np.ndarray]:
+    def number(self, length: int) -> tuple[str, Array]:
         """Returns a number and its ink."""
         rng, style, usual = self.rng, self.style, self.rng.uniform(*self.style.gap)
         touching = (rng.random(length) < 0.3) & style.touching
@@ -185,7 +184,7 @@ class _Writer:
             row[:, left : left + ink.shape[1]] = np.maximum(row[:, left : left + ink.shape[1]], ink)
         return text, _cropped(row)
 
-    def digit(self) -> tuple[str, np.ndarray]:
+    def digit(self) -> tuple[str, Array]:
         """Returns a digit and its ink, on a line and with room above and below."""
         rng, number = self.rng, int(self.rng.integers(len(self.images)))
         fine = cv2.resize(self.images[number], [28 * FINE] * 2, interpolation=cv2.INTER_CUBIC)
@@ -204,14 +203,14 @@ class _Writer:
         return str(self.labels[number]), np.pad(ink, ((room - below, below), (0, 0)))
 
 
-def _room(row: np.ndarray, ink: np.ndarray) -> int:
+def _room(row: Array, ink: Array) -> int:
     """Returns how much nearer than its box ink can come to a row until strokes touch, in pixels."""
     both = (row > 0.5).any(1) & (ink > 0.5).any(1)
     rooms = np.argmax(row[:, ::-1] > 0.5, 1) + np.argmax(ink > 0.5, 1)
     return int(rooms[both].min()) if both.any() else len(ink)
 
 
-def _strokes(solid: np.ndarray, height: float, pen: float, slant: float) -> np.ndarray:
+def _strokes(solid: Array, height: float, pen: float, slant: float) -> Array:
     """Returns how much of each pixel ink covers, float32 [h, w], cropped to it.
 
     `solid` is uint8, 0 or 1, `DIGIT` pixels for `height`. Edges are sharp at any size. With a `pen`
@@ -235,16 +234,16 @@ def _strokes(solid: np.ndarray, height: float, pen: float, slant: float) -> np.n
     return _cropped((0.5 + scale * inside).clip(0, 1))
 
 
-def _cropped(ink: np.ndarray) -> np.ndarray:
+def _cropped(ink: Array) -> Array:
     x, y, width, height = cv2.boundingRect((ink > 0.2).astype(np.uint8))
     return ink[y : y + height, x : x + width]
 
 
-def _distance(mask: np.ndarray) -> np.ndarray:
+def _distance(mask: Array) -> Array:
     return cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
-def _skeleton(solid: np.ndarray) -> np.ndarray:
+def _skeleton(solid: Array) -> Array:
     """Thins strokes to lines (Zhang and Suen, "A fast parallel algorithm for thinning digital
     patterns", 1984); uint8, 0 or 1.
     """
@@ -261,7 +260,7 @@ def _skeleton(solid: np.ndarray) -> np.ndarray:
     return solid
 
 
-def _line(shape: Sequence[int], points: np.ndarray, width: float) -> np.ndarray:
+def _line(shape: Sequence[int], points: Array, width: float) -> Array:
     """Returns a stroke through points [n, 2] (x, y) in pixels, float32 of that shape."""
     ink = np.zeros(shape, np.uint8)
     path = [np.rint(np.asarray(points) * 16).astype(np.int32)]
@@ -269,7 +268,7 @@ def _line(shape: Sequence[int], points: np.ndarray, width: float) -> np.ndarray:
     return ink.astype(np.float32) / 255
 
 
-def _sheet(written: Sequence[tuple[str, np.ndarray, int, int]]) -> np.ndarray:
+def _sheet(written: Sequence[tuple[str, Array, int, int]]) -> Array:
     """Returns all ink that is written."""
     high = max(top + len(ink) for _, ink, _, top in written)
     sheet = np.zeros((high, max(left + ink.shape[1] for _, ink, left, _ in written)), np.float32)
@@ -279,7 +278,7 @@ def _sheet(written: Sequence[tuple[str, np.ndarray, int, int]]) -> np.ndarray:
     return sheet
 
 
-def _framed(writer: _Writer, ink: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+def _framed(writer: _Writer, ink: Array) -> tuple[Array, tuple[int, int]]:
     """Returns the ink with its frame, and the room right and left, and above and below, for it."""
     rng, height, frame = writer.rng, writer.height, writer.style.frame
     if not frame:
@@ -308,17 +307,15 @@ def _framed(writer: _Writer, ink: np.ndarray) -> tuple[np.ndarray, tuple[int, in
     return ink, (right, down)
 
 
-def _view(
-    rng: np.random.Generator, style: Kind, shape: Sequence[int], height: float
-) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
+def _view(writer: _Writer, shape: Sequence[int]) -> tuple[Array, tuple[int, int], Array]:
     """Returns the homography from the ink's pixels to the picture's, the picture's size, and in it
     the width of the desk left, above, right and below: on one to four sides, 3 to 40 % of it.
     """
-    high, wide = shape
+    rng, style, height, (high, wide) = writer.rng, writer.style, writer.height, shape
     view = cv2.getRotationMatrix2D((0, 0), rng.uniform(-style.turn, style.turn), 1)
     far = max(style.size or (high + 4 * height, wide + 4 * height))
     view = np.vstack([view, [*(rng.uniform(-1, 1, 2) * style.perspective / far), 1]])
-    view = view @ _moved(-wide / 2, -high / 2)
+    view = view @ [[1, 0, -wide / 2], [0, 1, -high / 2], [0, 0, 1]]
     corners = np.float32([[[0, 0], [wide, 0], [0, high], [wide, high]]])
     seen = cv2.perspectiveTransform(corners, view)[0]
     room = seen.max(0) - seen.min(0)
@@ -335,16 +332,11 @@ def _view(
             strips[side] = max(3, size[side % 2] * share / (1 - share))
             size[side % 2] += strips[side]
     width, depth = np.ceil(size).astype(int)
-    return _moved(*(before + strips[:2] - seen.min(0))) @ view, (int(width), int(depth)), strips
+    right, down = before + strips[:2] - seen.min(0)
+    return [[1, 0, right], [0, 1, down], [0, 0, 1]] @ view, (int(width), int(depth)), strips
 
 
-def _moved(right: float, down: float) -> np.ndarray:
-    return np.array([[1, 0, right], [0, 1, down], [0, 0, 1]], float)
-
-
-def _photograph(
-    writer: _Writer, ink: np.ndarray, view: np.ndarray, base: float, strips: np.ndarray
-) -> np.ndarray:
+def _photograph(writer: _Writer, ink: Array, view: Array, base: float, strips: Array) -> Array:
     """Returns a picture, uint8 [h, w, 3] (4 if it is transparent), of ink as the picture has it.
 
     The rules are for writing on the line `base` pixels below the first ink.
@@ -365,8 +357,8 @@ def _photograph(
         picture += rng.uniform(0.6, 1) * rules[..., None] * (printed - picture)
     picture[inked] += ink[inked][..., None] * (colour - picture[inked])
     if style.desk:
-        picture = _on_desk(rng, picture, strips, height)
-    picture *= _light(rng, style, shape)[..., None]
+        picture = _on_desk(writer, picture, strips)
+    picture *= _light(writer, shape)[..., None]
     blur = rng.uniform(*style.blur) * height
     if blur > 0.25:
         picture = cv2.GaussianBlur(picture, (0, 0), blur)
@@ -374,13 +366,13 @@ def _photograph(
     return np.rint(picture, out=picture).clip(0, 255, out=picture).astype(np.uint8)
 
 
-def _cloud(rng: np.random.Generator, shape: Sequence[int], grain: float) -> np.ndarray:
+def _cloud(rng: np.random.Generator, shape: Sequence[int], grain: float) -> Array:
     """Returns smooth noise of standard deviation about 1; structures are `grain` pixels large."""
     coarse = rng.standard_normal([max(2, int(side / grain)) for side in shape], np.float32)
     return cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def _put_across_edge(picture: np.ndarray, ink: np.ndarray, rng: np.random.Generator) -> None:
+def _put_across_edge(picture: Array, ink: Array, rng: np.random.Generator) -> None:
     """Writes ink so that an edge of the picture cuts off 40 to 75 % of it."""
     side, shown = rng.integers(4), rng.uniform(0.25, 0.6)
     picture, ink = np.rot90(picture, side), np.rot90(ink, side)  # the edge is the left one then
@@ -389,9 +381,7 @@ def _put_across_edge(picture: np.ndarray, ink: np.ndarray, rng: np.random.Genera
     picture[top : top + len(ink), : ink.shape[1]] = ink[: len(picture)]
 
 
-def _rules(
-    writer: _Writer, shape: Sequence[int], view: np.ndarray, base: float
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _rules(writer: _Writer, shape: Sequence[int], view: Array, base: float) -> list:
     """Returns how printed lines or dots cover the picture, float32, and their colours."""
     rng, height, ruling = writer.rng, writer.height, writer.rng.choice(writer.style.rulings)
     if not ruling:
@@ -403,7 +393,7 @@ def _rules(
     step = height * (rng.uniform(1.1, 1.8) if ruling == "lined" else rng.uniform(0.45, 1.3))
     width = max(1, step * rng.uniform(0.015, 0.035))
 
-    def lines(place: np.ndarray, first: float) -> np.ndarray:
+    def lines(place: Array, first: float) -> Array:
         distance = np.abs((place - first + step / 2) % step - step / 2)
         return (width / 2 + 0.5 - distance).clip(0, 1)
 
@@ -420,12 +410,12 @@ def _rules(
     return layers
 
 
-def _light(rng: np.random.Generator, style: Kind, shape: Sequence[int]) -> np.ndarray:
+def _light(writer: _Writer, shape: Sequence[int]) -> Array:
     """Returns the share of the light that each pixel gets, float32."""
-    y, x = np.ogrid[-1 : 1 : 1j * shape[0], -1 : 1 : 1j * shape[1]]
-    x, y, longer = np.float32(x), np.float32(y), max(shape)
+    rng, style, longer = writer.rng, writer.style, max(shape)
+    y, x = map(np.float32, np.ogrid[-1 : 1 : 1j * shape[0], -1 : 1 : 1j * shape[1]])
 
-    def side(offset: float) -> np.ndarray:  # of a line of any direction, -1 to 1 in the picture
+    def side(offset: float) -> Array:  # of a line of any direction, -1 to 1 in the picture
         way = rng.uniform(0, 2 * np.pi)
         right, down = np.float32([np.cos(way), np.sin(way)])
         return (right * x + down * y - np.float32(offset)) / 1.42
@@ -443,12 +433,10 @@ def _light(rng: np.random.Generator, style: Kind, shape: Sequence[int]) -> np.nd
     return light
 
 
-def _on_desk(
-    rng: np.random.Generator, picture: np.ndarray, strips: np.ndarray, height: float
-) -> np.ndarray:
+def _on_desk(writer: _Writer, picture: Array, strips: Array) -> Array:
     """Covers strips of the picture with a dark desk, along a sheet that lies a little askew."""
-    high, wide = picture.shape[:2]
-    y, x = np.arange(high, dtype=np.float32)[:, None], np.arange(wide, dtype=np.float32)
+    rng, height, (high, wide) = writer.rng, writer.height, picture.shape[:2]
+    y, x = map(np.float32, np.ogrid[:high, :wide])
     sheet = np.ones((high, wide), np.float32)
     for strip, place, along in zip(strips, (x, y, wide - x, high - y), (y, x, y, x), strict=True):
         if strip:
@@ -460,11 +448,11 @@ def _on_desk(
     return desk + sheet[..., None] * (picture - desk)
 
 
-def _blank(writer: _Writer) -> np.ndarray:
+def _blank(writer: _Writer) -> Array:
     return np.zeros((writer.rng.uniform(1, 5, 2) * writer.height).astype(int), np.float32)
 
 
-def _noise(writer: _Writer) -> np.ndarray:
+def _noise(writer: _Writer) -> Array:
     """Speckles, clouds, or what the camera adds alone."""
     rng, ink = writer.rng, _blank(writer)
     form = rng.integers(3)
@@ -475,7 +463,7 @@ def _noise(writer: _Writer) -> np.ndarray:
     return ink.clip(0, 1)
 
 
-def _text(choices: str, most: int, writer: _Writer) -> np.ndarray:
+def _text(choices: str, most: int, writer: _Writer) -> Array:
     """Writes some of `choices` in one font, a little bent, with a pen or as printed."""
     rng = writer.rng
     path = pathlib.Path(matplotlib.get_data_path(), "fonts/ttf", f"{rng.choice(FONTS)}.ttf")
@@ -489,7 +477,7 @@ def _text(choices: str, most: int, writer: _Writer) -> np.ndarray:
     return _strokes(solid.astype(np.uint8), writer.height, writer.pen, rng.uniform(-0.05, 0.15))
 
 
-def _scribble(writer: _Writer) -> np.ndarray:
+def _scribble(writer: _Writer) -> Array:
     rng, count = writer.rng, int(writer.rng.integers(9, 30))
     along, form, size = np.linspace(0, 1, count), rng.integers(4), rng.uniform((1, 0.6), (4, 2))
     turns = np.pi * along * count
@@ -502,7 +490,7 @@ def _scribble(writer: _Writer) -> np.ndarray:
     return _by_hand([points * size + rng.normal(0, 0.04, points.shape)], writer)
 
 
-def _drawing(writer: _Writer) -> np.ndarray:
+def _drawing(writer: _Writer) -> Array:
     lines, size = [], writer.rng.uniform(0.1, 0.3)
     for text in writer.rng.choice(DRAWINGS).split("/"):
         line = np.array([point.split(",") for point in text.split()], float)
@@ -513,7 +501,7 @@ def _drawing(writer: _Writer) -> np.ndarray:
     return _by_hand(lines, writer)
 
 
-def _by_hand(lines: Sequence[np.ndarray], writer: _Writer) -> np.ndarray:
+def _by_hand(lines: Sequence[Array], writer: _Writer) -> Array:
     """Returns lines through points [n, 2] by a hand that shakes a little."""
     lines = [(1 + line + writer.rng.normal(0, 0.03, line.shape)) * writer.height for line in lines]
     shape = (np.max([line.max(0) for line in lines], 0) + writer.height).astype(int)[::-1]

@@ -5,5 +5,5 @@ set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/venv.sh"
 ensure_venv dev
 cd "$root"
-[ $# -gt 0 ] || set -- --numprocesses=auto --dist=loadfile
+[ $# -gt 0 ] || set -- --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 exec "$venv/bin/python" -m pytest "$@"

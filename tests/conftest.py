@@ -11,6 +11,13 @@ import pytest
 import runs
 from browser import browser  # noqa: F401, a fixture
 
+# The files whose tests take longest begin, so that no process ends with one of them alone.
+LONGEST = ("test_resume", "test_picture", "test_workers", "test_scripts", "test_finish")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: (*LONGEST, item.path.stem).index(item.path.stem))
+
 
 @pytest.fixture(scope="session")
 def mnist_dir() -> pathlib.Path:
@@ -47,9 +54,7 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def trained(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> Run:
+def trained(server, tiny_dir, tmp_path_factory) -> Run:
     """A finished run of three epochs on the tiny data set; tests must not change it."""
     directory = tmp_path_factory.mktemp("runs") / "trained"
     flags = (*runs.FLAGS, f"--data_dir={tiny_dir}", "--epochs=3", f"--model_dir={directory}")

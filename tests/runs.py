@@ -201,12 +201,7 @@ def points(directory: pathlib.Path) -> list[tuple[str, int]]:
 
 def scalar_steps(directory: pathlib.Path, tag: str) -> list[int]:
     """Returns the steps at which a curve has points, in the order they lie in the event files."""
-    return [
-        event.step
-        for event in events(directory)
-        for value in event.summary.value
-        if value.tag == tag
-    ]
+    return [step for found, step in points(directory) if found == tag]
 
 
 if __name__ == "__main__":

@@ -94,9 +94,7 @@ def lose(path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("name", ["run", "exp[lr=0.1]", "back\\slash", "[*]?"])
 @pytest.mark.parametrize("local", [True, False])
-def test_everything_comes_back_to_the_last_bit(
-    tmp_path: pathlib.Path, name: str, local: bool
-) -> None:
+def test_everything_comes_back_to_the_last_bit(tmp_path, name, local) -> None:
     """Whatever the directory is called: TensorFlow's reader takes a path for a pattern."""
     where = files.join(str(tmp_path) if local else "ram://checkpoints-test", name)
     assert Job(where).restored() is None
@@ -106,9 +104,7 @@ def test_everything_comes_back_to_the_last_bit(
     assert last_is_readable(where)
 
 
-def test_what_is_saved_is_of_the_moment_and_seen_only_when_all_of_it_is_written(
-    run: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_saved_is_of_the_moment_and_seen_only_when_all_of_it_is_written(run, monkeypatch):
     """The files are written later: here only once everything has changed."""
     job, now, changed, seen = Job(run), progress(0), threading.Event(), []
     write = tf.train.Checkpoint.write
@@ -141,17 +137,13 @@ def test_what_goes_wrong_while_it_is_written_is_told_once(run: pathlib.Path, the
     checkpoints.wait()
 
 
-def test_only_the_newest_are_kept_and_tensorflow_finds_them_also_when_the_run_was_moved(
-    run: pathlib.Path,
-) -> None:
+def test_only_the_newest_are_kept_and_tensorflow_finds_them_also_when_the_run_was_moved(run):
     Job(run, keep_checkpoints=2).save(10, 20)
     Job(run, keep_checkpoints=2).save(30)
     assert_holds(run.rename(run.with_name("moved")), 20, 30)
 
 
-def test_what_a_process_that_died_did_not_drop_is_dropped_and_nothing_else(
-    run: pathlib.Path,
-) -> None:
+def test_what_a_process_that_died_did_not_drop_is_dropped_and_nothing_else(run) -> None:
     """It died before it wrote the list, or between the two files of a checkpoint."""
     Job(run).save(10, 20, 30)
     (run / "checkpoints" / "checkpoint").unlink()
@@ -187,9 +179,7 @@ def test_a_process_that_dies_between_two_files_leaves_no_index_without_data(
 @pytest.mark.parametrize(
     ("damage", "name"), [(flip, DATA), (cut, DATA), (lose, DATA), (cut, INDEX)]
 )
-def test_one_that_cannot_be_read_is_told_and_passed_over_and_stays(
-    run: pathlib.Path, damage: Callable[[pathlib.Path], None], name: str
-) -> None:
+def test_one_that_cannot_be_read_is_told_and_passed_over_and_stays(run, damage, name) -> None:
     """It may be whole, and only this process cannot read it: the next one tries it again."""
     Job(run).save(10, 20)
     assert last_is_readable(str(run))
@@ -211,9 +201,7 @@ def test_one_that_cannot_be_read_is_told_and_passed_over_and_stays(
 
 
 @pytest.mark.parametrize("resume", ["auto", "must"])
-def test_if_all_are_damaged_the_run_begins_again_unless_it_must_resume(
-    run: pathlib.Path, resume: str
-) -> None:
+def test_if_all_are_damaged_the_run_begins_again_unless_it_must_resume(run, resume) -> None:
     Job(run).save(10, 20)
     for path in run.glob(f"checkpoints/*{DATA}"):
         cut(path)
@@ -231,9 +219,7 @@ def test_if_all_are_damaged_the_run_begins_again_unless_it_must_resume(
         ({"data": "x"}, "im"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(
-    run: pathlib.Path, flags: dict[str, object], named: str
-) -> None:
+def test_a_checkpoint_of_another_run_is_refused(run, flags, named) -> None:
     """As when `config.json` was lost or replaced; more epochs make it no other run."""
     Job(run).save(10)
     with pytest.raises(UsageError, match=f"another run: .*{named}"):

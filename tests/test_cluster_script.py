@@ -136,10 +136,7 @@ def one(objects: list[dict], kind: str) -> dict:
     return only
 
 
-COMMANDS = ("submit", "follow demo", "collect demo new", "monitor", "clean demo")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", ["submit", "follow demo", "collect demo new"])
 def test_help_needs_no_cluster_and_without_one_a_command_says_so(command, cluster) -> None:
     result = cluster.run(*command.split(), "--help")
     assert f"scripts/cluster.py {command.split()[0]}" in result.stdout
@@ -165,7 +162,7 @@ def test_without_kubectl_or_pyyaml_it_says_what_to_do(option, words, tmp_path) -
     [
         ("submit tpu", "multi-worker"),  # among those there are
         ("submit --epochs=5", "--epochs=5"),
-        *((f"submit --name '{n}'", repr(n)) for n in ("Demo", "1a", "a-", "../a", "a\nb", "")),
+        *((f"submit --name '{n}'", repr(n)) for n in ("Demo", "1a", "a-", "a\nb")),
         (f"submit --name {'d' * 51}", "up to 50"),
         ("submit --namespace a/b", "'a/b'"),
         ("submit --image 'a b'", "'a b'"),

@@ -52,9 +52,7 @@ def test_a_wrong_flag_is_refused_in_one_line(word: str, named: str) -> None:
 
 
 @pytest.mark.parametrize("last", ["pipe", "deep"])
-def test_flagfiles_that_absl_would_not_end_to_read_are_refused(
-    tmp_path: pathlib.Path, last: str
-) -> None:
+def test_flagfiles_that_absl_would_not_end_to_read_are_refused(tmp_path, last) -> None:
     """A pipe that nobody writes to; 1,500 files, each of which names the next."""
     count = 2 if last == "pipe" else 1500
     for number in range(count):
@@ -66,9 +64,7 @@ def test_flagfiles_that_absl_would_not_end_to_read_are_refused(
 
 
 @pytest.mark.parametrize("argv", [["-h"], ["--epochs=0", "--help"]])
-def test_help_shows_the_usage_and_every_flag(
-    argv: list[str], capsys: pytest.CaptureFixture
-) -> None:
+def test_help_shows_the_usage_and_every_flag(argv, capsys) -> None:
     with pytest.raises(SystemExit, match=r"^0$"):
         parse(*argv)
     out = capsys.readouterr().out
@@ -86,9 +82,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("body", "code", "out", "err"), ENDS.values(), ids=ENDS)
-def test_a_command_ends_with_its_code_and_at_most_one_line(
-    body: str, code: int, out: str, err: str
-) -> None:
+def test_a_command_ends_with_its_code_and_at_most_one_line(body, code, out, err) -> None:
     done = command(body)
     assert (*done.communicate(), done.returncode) == (out, err, code)
 

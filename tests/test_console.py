@@ -4,17 +4,13 @@ import io
 import os
 import pty
 import re
-import subprocess
 
 import pytest
-import runs
 
 from trainer.process.console import Console
 
 
-def test_a_terminal_shows_a_bar_that_lines_replace_and_that_never_wraps(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_terminal_shows_a_bar_that_lines_replace_and_that_never_wraps(monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     reader, writer = pty.openpty()
     with open(writer, "w", encoding="utf-8") as out:
@@ -67,28 +63,3 @@ def test_output_that_cannot_be_written_does_not_end_the_run(reason: str) -> None
     console.line("nor this")
     console.warn("but this")
     assert err.getvalue() == "but this\n"
-
-
-def test_a_command_whose_reader_has_left_keeps_its_own_exit_code() -> None:
-    done = runs.python(
-        """
-        import sys
-        from trainer.process import command_line
-        from trainer.process.console import Console
-
-        def run(argv):
-            console = Console()
-            console.line("ready")
-            sys.stdin.readline()
-            console.line("lost")
-            return 3
-
-        command_line.leave(command_line.main(run))
-    """,
-        stdin=subprocess.PIPE,
-    )
-    done.stdout.readline()
-    done.stdout.close()
-    done.stdin.write("go on\n")
-    done.stdin.close()
-    assert (done.stderr.read(), done.wait()) == ("", 3)

@@ -20,9 +20,7 @@ from trainer.plan import Hardware
     ("flags", "expected"),
     [("fpu avx512f avx512_bf16", True), ("fpu amx_bf16", True), ("fpu avx512f", False)],
 )
-def test_a_cpu_has_bfloat16_where_it_says_so(
-    tmp_path: pathlib.Path, flags: str, expected: bool
-) -> None:
+def test_a_cpu_has_bfloat16_where_it_says_so(tmp_path, flags, expected) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     assert describe([], str(cpuinfo)) == Hardware("CPU")
     cpuinfo.write_text(f"processor : 0\nflags\t\t: {flags}\n\n")
@@ -59,9 +57,7 @@ def test_devices_are_set_up_as_asked_for() -> None:
     assert json.loads(out) == ["mirrored", "CPU", 4, 0, 1, 2, 3]
 
 
-def test_mirrored_on_one_device_says_what_there_is(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_mirrored_on_one_device_says_what_there_is(server, tiny_dir, tmp_path) -> None:
     if pathlib.Path("/dev/nvidiactl").exists():
         pytest.skip("this machine has a GPU")
     flags = (*runs.FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={tmp_path}/run")
@@ -96,9 +92,7 @@ FROZEN_CHIEF = "Deadline Exceeded\n\nRPC: /tensorflow.CoordinationService/Heartb
         (tf.errors.UnavailableError, "Socket closed", "another worker"),
     ],
 )
-def test_a_lost_worker_is_named_from_what_tensorflow_raises(
-    kind: type[Exception], text: str, named: str
-) -> None:
+def test_a_lost_worker_is_named_from_what_tensorflow_raises(kind, text, named) -> None:
     lost = lost_worker(kind(None, None, text), Cluster(("a:1", "b:1")))
     assert lost.exit_code == 138
     assert str(lost).startswith(f"{named} was lost;")

@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from trainer.cluster.environment import Cluster, check, cluster_from_environment
-from trainer.config import Config
+from trainer.cluster.environment import Cluster, cluster_from_environment
 from trainer.errors import UsageError
 
 INDEXED_JOB = {
@@ -82,21 +81,3 @@ def test_a_tf_config_that_cannot_be_is_refused(settings: dict[str, object]) -> N
 def test_another_description_that_cannot_be_is_refused(environ: dict[str, str]) -> None:
     with pytest.raises(UsageError, match=r"TF_CONFIG|WORKER_COUNT"):
         cluster_from_environment(environ)
-
-
-@pytest.mark.parametrize(
-    ("config", "cluster", "named"),
-    [
-        (Config(strategy="multi_worker"), Cluster(), "--strategy=multi_worker"),
-        (Config(model_dir="shared", strategy="mirrored"), TWO, "--strategy=mirrored"),
-        (Config(model_dir="shared", virtual_devices=2), TWO, "--virtual_devices=2"),
-        (Config(), TWO, "--model_dir"),
-        (Config(model_dir="shared", batch_size=63), TWO, "--batch_size=63"),
-    ],
-)
-def test_flags_that_do_not_fit_the_cluster_are_refused(
-    config: Config, cluster: Cluster, named: str
-) -> None:
-    check(Config(model_dir="shared", batch_size=64), cluster)
-    with pytest.raises(UsageError, match=named):
-        check(config, cluster)

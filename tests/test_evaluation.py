@@ -24,14 +24,6 @@ def test_loss_and_accuracy_count_every_digit_once() -> None:
     np.testing.assert_allclose(result.probabilities, np.exp(logits))
 
 
-def test_confusion_counts_by_label_and_answer() -> None:
-    read = np.array([3, 5, 5, 9])
-    result = Evaluation(np.array([3, 3, 3, 9]), np.eye(10)[read], 0.0)
-    matrix = result.confusion
-    assert matrix.dtype == np.int64
-    assert (matrix[3, 3], matrix[3, 5], matrix[9, 9], matrix.sum()) == (1, 2, 1, 4)
-
-
 def test_the_mistakes_come_first_and_right_answers_never() -> None:
     labels, sure = np.zeros(5, np.int64), np.array([0.6, 0.9, 0.7, 0.8, 0.95])
     probabilities = np.repeat((1 - sure)[:, None] / 9, 10, 1)

@@ -5,7 +5,6 @@ import os
 import pathlib
 import struct
 
-import conftest
 import keras
 import numpy as np
 import pytest
@@ -19,72 +18,46 @@ from trainer.results import export
 IMAGES = runs.tiny_arrays()[2]
 
 
-def test_a_script_with_nothing_but_tensorflow_reads_the_reported_accuracy(
-    trained: conftest.Run, tiny_dir: pathlib.Path
-) -> None:
-    program = """
-        import gzip, json, sys
-        import tensorflow as tf
-        model, data = sys.argv[1:]
-        def idx(name, shape, skip):
-            with gzip.open(f"{data}/t10k-{name}-ubyte.gz") as file:
-                return tf.reshape(tf.io.decode_raw(file.read()[skip:], tf.uint8), shape)
-        images, labels = idx("images-idx3", (-1, 28, 28), 16), idx("labels-idx1", (-1,), 8)
-        signatures = tf.saved_model.load(model).signatures
-        files = [tf.io.encode_png(image[..., None]) for image in images]
-        answers = {
-            "serving_default": signatures["serving_default"](images=images),
-            "serving_bytes": signatures["serving_bytes"](image_bytes=tf.stack(files)),
-        }
-        print(json.dumps({
-            name: {
-                "accuracy": float(tf.reduce_mean(tf.cast(
-                    answer["classes"] == tf.cast(labels, tf.int64), tf.float64
-                ))),
-                "types": sorted((k, v.dtype.name, list(v.shape)) for k, v in answer.items()),
-            }
-            for name, answer in answers.items()
-        }))
-        assert "trainer" not in sys.modules
-    """
-    steps = runs.metrics(trained.directory)["steps"]
-    model = trained.directory / "saved_model" / str(steps)
-    process = runs.python(program, args=(str(model), str(tiny_dir)))
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    for answer in json.loads(out).values():
-        assert answer["accuracy"] == runs.metrics(trained.directory)["test_accuracy"]
-        assert answer["types"] == [
-            ["classes", "int64", [runs.TEST]],
-            ["probabilities", "float32", [runs.TEST, 10]],
-        ]
-
-
-def test_a_script_with_nothing_but_keras_reads_the_same_and_trains_on(
-    trained: conftest.Run, tiny_dir: pathlib.Path
-) -> None:
+def test_a_script_without_the_trainer_reads_the_reported_accuracy_and_trains_on(trained, tiny_dir):
+    """With nothing but TensorFlow, and with nothing but Keras."""
     program = """
         import gzip, json, sys
         import keras
         import numpy as np
-        path, data = sys.argv[1:]
+        import tensorflow as tf
+        saved_model, archive, data = sys.argv[1:]
         def idx(name, shape, skip):
             with gzip.open(f"{data}/t10k-{name}-ubyte.gz") as file:
                 return np.frombuffer(file.read()[skip:], np.uint8).reshape(shape)
-        digits = idx("images-idx3", (-1, 28, 28), 16), idx("labels-idx1", (-1,), 8)
-        model = keras.models.load_model(path, safe_mode=True)
-        model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        found = model.evaluate(*digits, verbose=0)
-        losses = model.fit(*digits, epochs=3, verbose=0).history["loss"]
-        logits = model.get_layer("mlp")(digits[0][:5] / np.float32(255))
+        images, labels = idx("images-idx3", (-1, 28, 28), 16), idx("labels-idx1", (-1,), 8)
+        signatures = tf.saved_model.load(saved_model).signatures
+        files = [tf.io.encode_png(image[..., None]) for image in images]
+        answers = [
+            signatures["serving_default"](images=tf.constant(images)),
+            signatures["serving_bytes"](image_bytes=tf.stack(files)),
+        ]
+        served = [
+            [float(np.mean(answer["classes"] == labels)),
+             *sorted((k, v.dtype.name, list(v.shape)) for k, v in answer.items())]
+            for answer in answers
+        ]
+        model = keras.models.load_model(archive, safe_mode=True)
+        loss = "sparse_categorical_crossentropy"
+        model.compile("adam", loss, metrics=["accuracy"], jit_compile=False)  # sooner
+        found = model.evaluate(images, labels, verbose=0)
+        losses = model.fit(images, labels, epochs=2, verbose=0).history["loss"]
+        logits = model.get_layer("mlp")(images[:5] / np.float32(255))
         assert "trainer" not in sys.modules
-        print(json.dumps([*found, losses[-1], list(logits.shape)]))
+        print(json.dumps([served, *found, losses[-1], list(logits.shape)]))
     """
-    process = runs.python(program, args=(str(trained.directory / "model.keras"), str(tiny_dir)))
+    metrics = runs.metrics(trained.directory)
+    exports = [trained.directory / "saved_model" / "30", trained.directory / "model.keras"]
+    process = runs.python(program, args=[*map(str, exports), str(tiny_dir)])
     out, err = process.communicate()
     assert process.returncode == 0, err
-    loss, accuracy, trained_on, shape = json.loads(out)
-    metrics = runs.metrics(trained.directory)
+    served, loss, accuracy, trained_on, shape = json.loads(out)
+    types = [["classes", "int64", [runs.TEST]], ["probabilities", "float32", [runs.TEST, 10]]]
+    assert served == [[metrics["test_accuracy"], *types]] * 2
     assert accuracy == pytest.approx(metrics["test_accuracy"])
     assert trained_on < loss == pytest.approx(metrics["test_loss"], rel=1e-3)
     assert shape == [5, 10]
@@ -111,17 +84,13 @@ def publish(
     return path
 
 
-def test_it_is_published_and_read_whatever_its_directory_is_called(
-    model: keras.Model, tmp_path: pathlib.Path
-) -> None:
+def test_it_is_published_and_read_whatever_its_directory_is_called(model, tmp_path) -> None:
     path = publish(model, tmp_path / "exp[lr=0.1]" / "back\\slash", probabilities(model))
     found = predict.load_classifier(path)(IMAGES)[0]
     np.testing.assert_array_equal(found, probabilities(model).argmax(1))
 
 
-def test_a_temperature_changes_probabilities_and_no_class(
-    model: keras.Model, tmp_path: pathlib.Path
-) -> None:
+def test_a_temperature_changes_probabilities_and_no_class(model, tmp_path) -> None:
     answers = probabilities(model, 0.4)
     assert answers.max() > probabilities(model).max()
     signatures = tf.saved_model.load(publish(model, tmp_path, answers, temperature=0.4)).signatures
@@ -136,9 +105,7 @@ def test_a_temperature_changes_probabilities_and_no_class(
 
 @pytest.mark.parametrize("name", ["30", "model.keras"])
 @pytest.mark.parametrize("wrong", [1e-3, np.nan])
-def test_what_answers_differently_is_not_published(
-    model: keras.Model, tmp_path: pathlib.Path, wrong: float, name: str
-) -> None:
+def test_what_answers_differently_is_not_published(model, tmp_path, wrong, name) -> None:
     answers = probabilities(model)
     answers[5, 3] += wrong
     with pytest.raises(RuntimeError, match="not published"):
@@ -175,9 +142,7 @@ def header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, height)
 
 
-def test_files_that_would_fill_the_memory_are_refused_before_they_are_decoded(
-    model, tmp_path: pathlib.Path
-) -> None:
+def test_files_that_would_fill_the_memory_are_refused_before_they_are_decoded(model, tmp_path):
     answer = tf.saved_model.load(publish(model, tmp_path, probabilities(model)))
     answer = answer.signatures["serving_bytes"]
     jpeg = bytearray(tf.io.encode_jpeg(IMAGES[0][..., None]).numpy())
@@ -203,9 +168,7 @@ def test_half_precision_is_published_as_well(precision: str, tmp_path: pathlib.P
 
 
 @pytest.mark.parametrize(("name", "precision"), [("cnn", "bfloat16"), ("convnet", "float32")])
-def test_keras_files_of_every_network_answer_as_the_saved_model_does(
-    name: str, precision: str
-) -> None:
+def test_keras_files_of_every_network_answer_as_the_saved_model_does(name, precision) -> None:
     model, path = networks.build(name, precision=precision, seed=3), f"ram://keras/{name}.keras"
     answers = tf.nn.softmax(networks.logits(model, IMAGES) / 0.5).numpy()
     export.publish(model, path, 0.5, IMAGES, answers, precision)

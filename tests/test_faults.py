@@ -19,12 +19,11 @@ import pytest
 import runs
 import tensorflow as tf
 from PIL import Image
+from test_resume import FLAGS, assert_as_if_undisturbed, steps_saved
 
 KILLS = int(os.environ.get("FAULT_KILLS", "100"))
 SEED = int(os.environ.get("FAULT_SEED", time.time_ns() % 100_000))
 
-# 90 steps, a checkpoint every third: whenever a run ends, it is between two of them.
-FLAGS = (*runs.FLAGS, "--epochs=9", "--checkpoint_every=3", "--jit_compile=off")
 # What a killed process may leave, and the next one clears away.
 LEFTOVER = re.compile(r"\.partial-|_temp|\.tempstate|^\.lock$")
 SECRETS = {
@@ -45,16 +44,7 @@ def undisturbed(server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path_factor
 def check_equal(directory: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """Asserts that a finished run is whole and equals another, files and curves included."""
     check_whole(directory)
-    assert runs.result(directory) == runs.result(undisturbed)
-    names, points = [], []
-    for run in (directory, undisturbed):
-        # Event files are called after the time.
-        paths = [str(path.relative_to(run)).split(".tfevents.")[0] for path in run.rglob("*")]
-        names.append(set(paths))
-        parts = (run / "tensorboard" / part for part in ("train", "validation", "test"))
-        points.append([sorted(runs.points(part)) for part in parts])
-    assert names[0] == names[1]
-    assert points[0] == points[1]
+    assert_as_if_undisturbed(directory, undisturbed)
 
 
 def check_whole(directory: pathlib.Path) -> None:
@@ -82,25 +72,17 @@ def check_whole(directory: pathlib.Path) -> None:
             answer(images=tf.zeros((1, 28, 28), tf.uint8))
 
 
-def saved_step(directory: pathlib.Path) -> int:
-    """The newest checkpoint's step, 0 for none."""
-    paths = (directory / "checkpoints").glob("step-*.index")
-    return max((int(path.stem.removeprefix("step-")) for path in paths), default=0)
-
-
 @pytest.mark.slow
-def test_a_run_killed_at_100_moments_ends_as_if_nothing_had_happened(
-    undisturbed: conftest.Run, tmp_path: pathlib.Path
-) -> None:
+def test_a_run_killed_at_100_moments_ends_as_if_nothing_had_happened(undisturbed, tmp_path) -> None:
     """Kills in training, and while files are written: as soon as a temporary name is there."""
     chance, directory, kills = random.Random(SEED), tmp_path / "run", 0
     print(f"FAULT_SEED={SEED}")
     while kills < KILLS:
         process = runs.task(*undisturbed.flags, f"--model_dir={directory}")
         # Ten kills a run: the last ones come while it is exported and drawn.
-        target = min(90, saved_step(directory) + chance.randint(0, 20))
+        target = min(90, steps_saved(directory) + chance.randint(0, 20))
         writing = chance.random() < 0.5
-        while process.poll() is None and saved_step(directory) < target:
+        while process.poll() is None and steps_saved(directory) < target:
             time.sleep(0.001)
         deadline = time.monotonic() + chance.uniform(0, 2)
         while process.poll() is None and time.monotonic() < deadline:
@@ -141,9 +123,7 @@ def test_a_directory_that_cannot_be_written_is_one_line_and_the_run_resumes(
     check_equal(directory, undisturbed.directory)
 
 
-def test_no_secret_of_the_environment_gets_into_what_a_run_prints_or_leaves(
-    undisturbed: conftest.Run,
-) -> None:
+def test_no_secret_of_the_environment_gets_into_what_a_run_prints_or_leaves(undisturbed) -> None:
     found = {path: path.read_bytes() for path in undisturbed.directory.rglob("*") if path.is_file()}
     assert len(found) > 10
     found["output"] = (undisturbed.answer.out + undisturbed.answer.err).encode()
@@ -153,14 +133,12 @@ def test_no_secret_of_the_environment_gets_into_what_a_run_prints_or_leaves(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's /proc")
-def test_a_run_of_200_epochs_leaks_neither_memory_nor_files(
-    tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_run_of_200_epochs_leaks_neither_memory_nor_files(tiny_dir, tmp_path) -> None:
     flags = (*runs.FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={tmp_path}/run", "--epochs=200")
     process = runs.task(*flags, "--keep_checkpoints=2")
     measured = {}
     while process.poll() is None:
-        epoch = saved_step(tmp_path / "run") // runs.STEPS_AN_EPOCH
+        epoch = steps_saved(tmp_path / "run") // runs.STEPS_AN_EPOCH
         if epoch in range(20, 200, 20) and epoch not in measured:
             status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
             memory = int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024

@@ -1,13 +1,14 @@
-"""The pictures: mistakes are marked, digits are in order, any run can be drawn."""
+"""The pictures: mistakes are marked, digits are in order, any run can be drawn; the sample."""
 
 import io
 import xml.etree.ElementTree as ET
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.results import figures
+from trainer.results import figures, sample
 from trainer.results.evaluation import Evaluation
 
 
@@ -84,17 +85,6 @@ def test_figures_hold_the_numbers_as_text() -> None:
     assert sum(counts) == 100 + 2 * sum(range(10))  # with the headings of rows and columns
     assert {"training", "validation", "epoch"} <= set(words(drawn["history"]))
     assert "70.0%" in words(drawn["confusion_matrix"])
-    captions = [word for word in words(drawn["mistakes"]) if word.startswith(("read ", "is "))]
-    assert captions[:2] == ["read 1 (90 %)", "is 0"]
-    assert len(captions) == 2 * 20
-
-
-def test_a_figure_alone_says_what_it_shows() -> None:
-    images, result = answers(100, 30)
-    for name, svg in figures.report_figures(rows(4), images, result).items():
-        assert figures.CAPTIONS[name] in words(svg)
-    error = f"{100 * result.calibration_error:.1f} points"
-    assert any(error in word for word in words(svg))
 
 
 def test_tensorboards_pictures_mark_what_is_wrong() -> None:
@@ -111,3 +101,17 @@ def test_tensorboards_pictures_mark_what_is_wrong() -> None:
     assert cells[0, 5] == 0
     assert share(mistakes, figures.ORANGE) > 0.02
     assert set(figures.answer_pictures(*answers(40, 0))) == {"confusion_matrix"}
+
+
+def test_the_sample_is_a_function_of_the_seed_and_shows_the_number_in_its_text() -> None:
+    ring = cv2.ellipse(np.zeros((28, 28), np.uint8), (14, 14), (7, 9), 0, 0, 360, 255, 2)
+    images, labels = np.stack([ring] * 64), np.arange(64) % 2 + 3
+    pictures = [sample.draw(images, labels, seed) for seed in range(8)]
+    assert pictures[3] == sample.draw(images, labels, 3)
+    numbers = [Image.open(io.BytesIO(picture)).text["number"] for picture in pictures]
+    assert len({*numbers}) == 8
+    for number, picture in zip(numbers, pictures, strict=True):
+        red = np.asarray(Image.open(io.BytesIO(picture)))[..., 0]
+        assert 4 <= len(number) <= 6
+        assert {*number} <= {"3", "4"}
+        assert cv2.connectedComponents((red < 128).astype(np.uint8))[0] - 1 == len(number)

@@ -10,7 +10,6 @@ import uuid
 import pytest
 import tensorflow as tf
 
-from trainer.errors import UsageError
 from trainer.run import files
 
 
@@ -87,8 +86,3 @@ def test_errors_of_a_directory_become_one_line_and_no_others(tmp_path: pathlib.P
         assert found.exit_code == 1
     elsewhere = (missing.value, unread.value, OSError(errno.ECONNREFUSED, "refused"))
     assert [files.failure(error, "/another") for error in elsewhere] == [None] * 3
-
-
-def test_a_path_that_no_file_system_is_for_is_refused() -> None:
-    with pytest.raises(UsageError, match="nowhere"):
-        files.read_text("nowhere://bucket/run")

@@ -47,22 +47,8 @@ def test_the_metrics_are_those_of_the_exported_probabilities(trained: conftest.R
     assert metrics["temperature"] != 1
 
 
-def test_the_last_lines_hold_the_interval_and_where_things_are(trained: conftest.Run) -> None:
-    metrics = runs.metrics(trained.directory)
-    low, high = metrics["test_accuracy_interval"]
-    for text in (
-        f"{metrics['test_accuracy']:.2%} of 130",
-        f"{low:.2%} to {high:.2%}",
-        f"temperature {metrics['temperature']:.3f}",
-        str(trained.directory),
-    ):
-        assert text in trained.answer.out
-
-
-def test_the_printed_commands_work_as_they_stand(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    directory = f"{tmp_path}/it's a $HOME"
+def test_the_printed_commands_work_as_they_stand(server, tiny_dir, tmp_path) -> None:
+    directory = f"{tmp_path}/it's a $HOME/exp[lr=0.1]"
     flags = (*runs.FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}", "--epochs=1")
     out = server(*flags, "--jit_compile=off").out
     commands = re.findall(r"^  .*   (\S+ (?:-I )?-m .*)$", out, re.M)
@@ -141,9 +127,7 @@ def test_the_first_digits_are_shown_as_they_are_trained_on(trained: conftest.Run
     np.testing.assert_array_equal(cells[:128, :28, :28], digits)
 
 
-def test_a_profile_of_the_steps_asked_for_is_there(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_profile_of_the_steps_asked_for_is_there(server, tiny_dir, tmp_path) -> None:
     directory = tmp_path / "run"
     flags = (*runs.FLAGS, f"--data_dir={tiny_dir}", f"--model_dir={directory}", "--epochs=1")
     server(*flags, "--jit_compile=off", "--profile=3,6")

@@ -37,9 +37,7 @@ def holder(directory: pathlib.Path) -> Iterator[subprocess.Popen]:
             process.kill()
 
 
-def test_the_second_job_is_told_who_holds_the_directory_before_tensorflow_is_imported(
-    tmp_path: pathlib.Path,
-) -> None:
+def test_the_second_job_is_told_who_holds_the_directory_before_tensorflow_is_imported(tmp_path):
     directory = tmp_path / "run"
     with runs.TaskServer(tmp_path) as entry, holder(directory) as process:
         before = runs.snapshot(directory)
@@ -68,9 +66,7 @@ def test_a_run_that_never_began_leaves_nothing(tmp_path: pathlib.Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_system_without_locks_is_used_without(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch) -> None:
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 

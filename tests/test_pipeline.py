@@ -65,9 +65,7 @@ def test_a_batch_does_not_depend_on_the_length_of_the_loop_or_the_start(augment:
 @pytest.mark.parametrize(
     ("replicas", "workers", "augment"), [(4, 2, "none"), (3, 3, "shift"), (4, 2, "elastic")]
 )
-def test_replicas_and_workers_share_the_very_same_batch(
-    replicas: int, workers: int, augment: str
-) -> None:
+def test_replicas_and_workers_share_the_very_same_batch(replicas, workers, augment) -> None:
     local = replicas // workers
     shares = [
         steps(0, 10, augment=augment, replicas=replicas, local_replicas=numbers)
@@ -82,9 +80,7 @@ def test_replicas_and_workers_share_the_very_same_batch(
 
 
 @pytest.mark.parametrize(("replicas", "workers", "augment"), [(4, 2, "photo"), (12, 1, "none")])
-def test_images_that_are_no_digits_come_on_top_of_a_batch(
-    replicas: int, workers: int, augment: str
-) -> None:
+def test_images_that_are_no_digits_come_on_top_of_a_batch(replicas, workers, augment) -> None:
     """Five of them a step, so the shares of some replicas are larger; some have none."""
     plain, whole, late = (
         steps(first, 10, augment=augment, outliers=share, steps_per_loop=loop)

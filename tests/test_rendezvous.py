@@ -15,7 +15,7 @@ import pytest
 from cluster import PATIENCE_S, Workers, free_addresses
 
 from trainer.cluster.environment import Cluster
-from trainer.cluster.rendezvous import differences, meet
+from trainer.cluster.rendezvous import differences
 
 WORKER = """
 import pathlib, socket, sys
@@ -163,14 +163,12 @@ def test_a_port_that_is_taken_is_named(index: int) -> None:
     ("number", "lost"),
     [
         (signal.SIGKILL, 0),
-        (signal.SIGSTOP, 1),
+        pytest.param(signal.SIGSTOP, 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGSTOP, 0, marks=pytest.mark.slow),
     ],
 )
-def test_whoever_is_lost_while_the_others_wait_may_come_again(
-    lost: int, number: signal.Signals
-) -> None:
+def test_whoever_is_lost_while_the_others_wait_may_come_again(lost, number) -> None:
     with meeting(3, 0, 1) as workers:
         time.sleep(1)  # most likely they have met; it holds either way
         workers.send(lost, number)
@@ -183,13 +181,6 @@ def test_whoever_is_lost_while_the_others_wait_may_come_again(
             workers.start(lost)
         workers.send(lost, signal.SIGCONT)
         assert met(workers)
-
-
-def test_a_worker_alone_needs_no_port() -> None:
-    cluster = Cluster(tuple(free_addresses(1)))
-    port = int(cluster.workers[0].rpartition(":")[2])
-    with socket.create_server(("127.0.0.1", port)):
-        meet(cluster, {}, timeout_s=60, finished=lambda: False)
 
 
 def test_long_values_that_end_differently_differ() -> None:

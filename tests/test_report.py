@@ -20,9 +20,7 @@ def page(trained: conftest.Run) -> pathlib.Path:
     return trained.directory / "report.html"
 
 
-def test_the_page_holds_all_that_the_run_recorded(
-    page: pathlib.Path, trained: conftest.Run, browser: browsers.Browser
-) -> None:
+def test_the_page_holds_all_that_the_run_recorded(page, trained, browser) -> None:
     browser.open(page.as_uri())
     words = browser.run("document.body.textContent")
     metrics = runs.metrics(trained.directory)
@@ -40,9 +38,7 @@ def test_the_page_holds_all_that_the_run_recorded(
 
 
 @pytest.mark.parametrize("size", [(8.27, 11.69), (8.5, 11)], ids=["A4", "Letter"])
-def test_the_page_is_printed_on_two_full_sheets(
-    page: pathlib.Path, browser: browsers.Browser, size: tuple[float, float]
-) -> None:
+def test_the_page_is_printed_on_two_full_sheets(page, browser, size) -> None:
     browser.open(page.as_uri())
     options = {"paperWidth": size[0], "paperHeight": size[1], "preferCSSPageSize": True}
     printed = browser.driver.execute_cdp_cmd("Page.printToPDF", options)
@@ -57,9 +53,7 @@ def test_the_page_is_printed_on_two_full_sheets(
 
 
 @pytest.mark.parametrize("width", [390, 1200])
-def test_the_page_fits_a_screen_and_needs_nothing_but_itself(
-    page: pathlib.Path, browser: browsers.Browser, width: int
-) -> None:
+def test_the_page_fits_a_screen_and_needs_nothing_but_itself(page, browser, width) -> None:
     browser.open(page.as_uri(), width=width)
     browser.wait("[...document.images].every((image) => image.complete)")
     assert browser.run("document.documentElement.scrollWidth") <= width
@@ -81,29 +75,13 @@ def test_its_figures_are_files_as_well(page: pathlib.Path, browser: browsers.Bro
     assert Image.open(page.parent / "predictions.png").format == "PNG"
 
 
-METRICS = {
-    **{"model": "<b>", "dataset": "mnist", "epochs": 1, "steps": 1, "examples_train": 1},
-    **{"examples_validation": 0, "examples_test": 2, "test_loss": 0.5, "test_accuracy": 0.5},
-    **{"test_accuracy_interval": (0.1, 0.9), "test_calibration_error": 0.1, "temperature": 1.0},
-    **{"validation_accuracy": None, "train_seconds": 1.0, "examples_per_second": None},
-    **{"parameters": 1, "weights_sha256": "0", "resumed_from_step": None},
-}
-RESOLVED = {
-    **{"devices": "CPU", "cpus": 2, "replicas": 1, "workers": 1, "strategy": "cpu"},
-    **{"precision": "float32", "jit_compile": "off"},
-}
-VERSIONS = dict.fromkeys(("trainer", "code", "python", "tensorflow", "keras", "numpy"), "1")
-VERSIONS["platform"] = "<b>"
-
-
-def test_text_of_the_run_cannot_become_markup() -> None:
-    record = {
-        "config": {"data_dir": "<script>alert(1)</script>"},
-        "resolved": RESOLVED,
-        "data": {"name": "mnist", "source": "<i>", "sha256": {}},
-        "initial_weights": {"path": "<u>", "step": 1, "weights_sha256": "0"},
-        "versions": VERSIONS,
-    }
-    page = report.page("it's <u>", METRICS, record, {"history": "<svg></svg>"})
+def test_text_of_the_run_cannot_become_markup(trained) -> None:
+    nothing = dict.fromkeys(("validation_accuracy", "examples_per_second"))
+    metrics = runs.metrics(trained.directory) | nothing | {"model": "<b>"}
+    record = json.loads((trained.directory / "config.json").read_text())
+    record["config"]["data_dir"] = "<script>alert(1)</script>"
+    record["data"]["source"] = record["versions"]["platform"] = "<i>"
+    record["initial_weights"] = {"path": "<u>", "step": 1, "weights_sha256": "0"}
+    page = report.page("it's <u>", metrics, record, {"history": "<svg></svg>"})
     assert not re.search("<(script|b|i|u)>", page)
     assert "&lt;script&gt;alert(1)" in page

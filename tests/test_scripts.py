@@ -247,7 +247,8 @@ def test_no_python_is_one_line_that_says_what_to_install(fresh, tmp_path):
     assert_refused(fresh.run(PATH=str(tmp_path), PYTHON=""), "Python 3.10 to 3.13", "PYTHON=")
 
 
-def test_a_python_that_cannot_be_used_is_named(fresh, tmp_path):
+def test_a_lock_or_a_python_that_cannot_be_used_is_named(fresh, tmp_path):
+    assert_refused(fresh.run(REQUIREMENTS="tpu"), "REQUIREMENTS must be cpu or gpu, not 'tpu'")
     assert_refused(fresh.run(PYTHON="/nowhere/my python3"), "/nowhere/my python3")
     # What Debian's python3 is without python3-venv.
     (tmp_path / "ensurepip.py").write_text("raise ImportError")
@@ -255,7 +256,3 @@ def test_a_python_that_cannot_be_used_is_named(fresh, tmp_path):
     python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     assert_refused(fresh.run(PYTHON=str(python)), str(python), "apt-get install python3-venv")
-
-
-def test_an_unknown_lock_is_refused(fresh):
-    assert_refused(fresh.run(REQUIREMENTS="tpu"), "REQUIREMENTS must be cpu or gpu, not 'tpu'")

@@ -23,9 +23,7 @@ NATIVE = 'hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # many minutes'
         (signal.SIGINT, 130, "Ctrl-C", "while True: pass"),
     ],
 )
-def test_a_signal_ends_the_process_at_once_with_a_line_and_its_code(
-    number: signal.Signals, code: int, name: str, call: str
-) -> None:
+def test_a_signal_ends_the_process_at_once_with_a_line_and_its_code(number, code, name, call):
     process = runs.python(f"""
         import hashlib
         from trainer.process.console import Console

@@ -37,12 +37,6 @@ def requirements(*extras: str) -> list[str]:
     return [line for text in texts for line in text.splitlines() if line]
 
 
-def test_every_dependency_has_its_reason_beside_it() -> None:
-    lines = [line.strip() for line in (runs.ROOT / "setup.cfg").read_text().splitlines()]
-    for requirement in requirements(*LOCKS):
-        assert re.match("# .{10,}", lines[lines.index(requirement) - 1]), requirement
-
-
 @pytest.mark.parametrize("name", LOCKS)
 def test_a_lock_follows_from_setup_cfg_and_has_hashes_and_no_address(name: str) -> None:
     assert pins("cpu").items() <= pins(name).items()

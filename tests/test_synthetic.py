@@ -1,4 +1,4 @@
-"""The synthetic digits: the same pixels everywhere, MNIST's form, and that they teach reading."""
+"""The synthetic digits: the same everywhere, MNIST's form, teach reading; and what is no digit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from trainer.data import load
+from trainer.data import load, outliers
 from trainer.data.synthetic import generate
 
 # Of `generate(3000, 100, seed=7)`, with numpy 2.4 on x86-64.
@@ -88,3 +88,26 @@ def test_who_learned_on_them_reads_them_and_real_digits(digits, mnist_dir):
     real = mnist.train_images[:5000], mnist.train_labels[:5000]
     # 0.86; without the slant, or with one glyph a class, it is below the bound.
     assert accuracy_of_a_reader(*digits[:2], *real) > 0.84
+
+
+def test_outliers_are_a_function_of_digits_and_seed_and_have_mnists_form() -> None:
+    images, labels = generate(1000, 0)[:2]
+    pool, drawn = outliers.make(images, labels, 1), outliers.LETTERS_DRAWN + outliers.SCRIBBLES
+    np.testing.assert_array_equal(outliers.make(images.copy(), labels.copy(), 1), pool)
+    others = outliers.make(images[::-1], labels[::-1], 1)
+    np.testing.assert_array_equal(others[:drawn], pool[:drawn])
+    assert (others[drawn:] != pool[drawn:]).any((1, 2)).mean() > 0.99
+    assert (outliers.make(images, labels, 2) != pool).any((1, 2)).mean() > 0.99
+
+    sides = np.maximum(*((pool > 25).any(axis).sum(1) for axis in (1, 2)))
+    assert np.quantile(sides, [0.2, 0.8]) == pytest.approx(20, abs=2)  # gaps count for nothing
+    for axis in (1, 2):
+        mass = np.maximum(pool.sum(axis, dtype=float), 1e-9)
+        centre = mass @ np.arange(28) / mass.sum(1)
+        assert np.mean(np.abs(centre - 14) < 0.6) > 0.98
+
+
+@pytest.mark.parametrize("grey", [0, 255])
+def test_images_without_a_margin_or_ink_are_cut_to_outliers_too(grey: int) -> None:
+    images = np.full((50, 28, 28), grey, np.uint8)
+    assert outliers.make(images, np.arange(50) % 10, 1).shape == (4000, 28, 28)

@@ -8,7 +8,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 
-import conftest
 import numpy as np
 import pytest
 import runs
@@ -22,16 +21,12 @@ STATES = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"
 
 
 @pytest.fixture(scope="module")
-def logdir(
-    server: runs.TaskServer,
-    trained: conftest.Run,
-    tiny_dir: pathlib.Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> pathlib.Path:
+def logdir(server, trained, tiny_dir, tmp_path_factory) -> pathlib.Path:
     """A directory of two runs: `first`, and `other` of another network, without validation."""
     directory = tmp_path_factory.mktemp("logdir")
     shutil.copytree(trained.directory, directory / "first")
     flags = ("--epochs=1", "--model=cnn", "--batch_size=50", "--validation_examples=0")
+    flags += ("--jit_compile=off",)
     server(*flags, f"--data_dir={tiny_dir}", f"--model_dir={directory / 'other'}")
     return directory
 
@@ -67,9 +62,7 @@ def part(name: str, run: str = "first") -> str:
     return f"{run}/tensorboard/{name}"
 
 
-def test_loss_and_accuracy_of_every_part_are_curves_of_one_name(
-    address: str, trained: conftest.Run
-) -> None:
+def test_loss_and_accuracy_of_every_part_are_curves_of_one_name(address, trained) -> None:
     tags = ask(address, "scalars/tags")
     assert set(tags[part("train")]) == {
         *("loss", "accuracy", "gradient_norm", "learning_rate", "examples_per_second")
@@ -127,9 +120,7 @@ def test_the_configuration_and_the_graph_are_there(address: str) -> None:
     assert ask(address, "graphs/info")[part("train")]["run_graph"]
 
 
-def test_the_projector_has_features_with_labels_and_pictures(
-    address: str, logdir: pathlib.Path
-) -> None:
+def test_the_projector_has_features_with_labels_and_pictures(address, logdir) -> None:
     run = part("test")
     (shown,) = ask(address, "projector/info", run=run)["embeddings"]
     assert shown["tensorShape"] == [runs.TEST, 128]
@@ -149,9 +140,7 @@ def test_the_projector_has_features_with_labels_and_pictures(
     assert ((features @ kernel + bias).argmax(1) == answers).mean() > 0.95  # four digits a number
 
 
-def test_runs_are_compared_by_hyperparameters_and_accuracies(
-    address: str, logdir: pathlib.Path
-) -> None:
+def test_runs_are_compared_by_hyperparameters_and_accuracies(address, logdir) -> None:
     experiment = ask(address, "hparams/experiment", {"experimentName": ""})
     names = [info["name"] for info in experiment["hparamInfos"]]
     assert names[0] == "model"
@@ -201,9 +190,7 @@ def test_a_test_that_is_made_again_is_there_once(tmp_path: pathlib.Path) -> None
 
 
 @pytest.mark.parametrize("lost", [1, 12, 40])
-def test_a_file_that_a_kill_cut_short_keeps_its_complete_records(
-    tmp_path: pathlib.Path, lost: int
-) -> None:
+def test_a_file_that_a_kill_cut_short_keeps_its_complete_records(tmp_path, lost) -> None:
     written(tmp_path, range(0, 10))
     (path,) = (tmp_path / "train").iterdir()
     path.write_bytes(path.read_bytes()[:-lost])

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import pathlib
 
 import numpy as np
 import pytest
-import runs
 import tensorflow as tf
 from training import Plan, ReferenceAdamW, config, superbatch, trainer
 
@@ -143,37 +141,10 @@ def test_logits_answer_every_example_once_in_its_place(count: int) -> None:
 
 def test_every_weight_counts_in_the_digest() -> None:
     model = trainer(config())
-    weights = model.model.get_weights()
     digests = {model.weights_sha256()}
-    for i in range(len(weights)):
-        changed = [weight.copy() for weight in weights]
-        changed[i].flat[-1] += 1
-        model.model.set_weights(changed)
+    for weight in model.model.weights:
+        change = np.zeros(weight.shape, np.float32)
+        change.flat[-1] = 1
+        weight.assign_add(change)
         digests.add(model.weights_sha256())
-    assert len(digests) == len(weights) + 1 == 5
-
-
-def test_the_number_of_devices_does_not_matter(
-    server: runs.TaskServer, tiny_dir: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    """On one device, and on four of a process of its own: TensorFlow splits the CPU once."""
-    flags = (
-        *("--batch_size=20", "--epochs=2", "--steps_per_loop=5"),
-        *(f"--validation_examples={runs.VALIDATION}", f"--data_dir={tiny_dir}"),
-    )
-    process = runs.task(
-        *flags, "--virtual_devices=4", "--jit_compile=on", f"--model_dir={tmp_path / '4'}"
-    )
-    server(*flags, f"--model_dir={tmp_path / '1'}", "--jit_compile=off")
-    assert process.communicate()[1] == ""
-    one, four = (runs.metrics(tmp_path / count) for count in "14")
-    assert (one["strategy"], four["strategy"], four["replicas"]) == ("cpu", "mirrored", 4)
-    assert four["jit_compile"]
-    assert four["steps"] == one["steps"] == 50
-    # The sum of the replicas' gradients rounds differently.
-    assert four["test_loss"] == pytest.approx(one["test_loss"], abs=1e-4)
-    # Every example counts once.
-    assert four["examples_test"] == runs.TEST
-    for share, examples in (("test", runs.TEST), ("validation", runs.VALIDATION)):
-        right = four[f"{share}_accuracy"] * examples
-        assert right == pytest.approx(round(right), abs=1e-9)
+    assert len(digests) == len(model.model.weights) + 1 == 5
