@@ -115,7 +115,7 @@ def flag_lines(run: str, flags: Sequence[str]) -> list[str]:
             raise RequestError(f"{line}: the run's name decides its directory; use --name")
         if re.match(r"--?flagfile\b", line):
             raise RequestError(f"{line}: the file is not on the cluster; give its flags here")
-        if "\n" in line or line != line.rstrip():
+        if "\n" in line or line != line.strip():
             raise RequestError(f"{line!r}: no line break or last space fits into a flag file")
     return [f"--model_dir=/outputs/{run}", *lines]
 

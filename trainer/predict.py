@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import errno
 import json
 import os
 import re
@@ -75,7 +76,8 @@ def find_pictures(path: str) -> list[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         shown = [name for name in sorted(names) if not name.startswith(".")]
         found += [os.path.join(place, name) for name in shown if name.lower().endswith(SUFFIXES)]
-    return [path for path in found if not path.endswith(ANNOTATED)] or [path]
+    files_only = filter(os.path.isfile, found)  # a pipe would wait for its writer
+    return [path for path in files_only if not path.endswith(ANNOTATED)] or [path]
 
 
 def to_json(number: picture.Number, *, fields: bool = False) -> dict[str, Any]:
@@ -108,7 +110,8 @@ def _read(path: str, classify: picture.Classify, copy: str | None) -> list[pictu
         if copy:
             files.write_bytes(copy, annotate(image, numbers, str(problem or "")))
     except OSError as error:
-        raise StorageError(f"--annotate: {copy}: {error.strerror}; give another folder") from error
+        kind = DataError if error.errno == errno.ENAMETOOLONG else StorageError
+        raise kind(f"--annotate: {copy}: {error.strerror}; give another folder") from error
     if problem:
         raise problem
     return numbers
@@ -132,7 +135,7 @@ def _read_all(paths: Sequence[str], classify: picture.Classify, values: flags.Fl
         expected, read = os.path.basename(folder), " ".join(each.number for each in numbers)
         matches = difflib.SequenceMatcher(None, expected, read).get_matching_blocks()
         counts += [1, read == expected, len(expected), sum(match.size for match in matches)]
-        if values.json and numbers:
+        if values.json:
             print(json.dumps({"file": path, "numbers": [to_json(number) for number in numbers]}))
         elif values.evaluate and read != expected:
             print(f"{name:<{width}}  {expected:>8}  {read or 'nothing':>8}")

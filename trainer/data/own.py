@@ -50,7 +50,7 @@ def read(directory: str, notify: Callable[[str], None]) -> Found:
 
 
 def _pictures(root: pathlib.Path) -> list[tuple[str, pathlib.Path]]:
-    return sorted((sha256(path), path) for path in root.glob("[0-9]/[!.]*"))
+    return sorted((sha256(path), path) for path in root.glob("[0-9]/[!.]*") if path.is_file())
 
 
 def _field(path: pathlib.Path) -> np.ndarray | str:

@@ -17,6 +17,7 @@ OTHERS = {
     "is a PDF document; export the page as PNG": (0, (b"%PDF",)),
 }
 MAX_SIDE = 4096  # pixels: larger pictures are reduced; a phone's 12 megapixels are not
+_UNKNOWN = f"is not an image of a known format; save it as one of {', '.join(FORMATS)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ def decode(source: str | BinaryIO) -> Picture:
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise DataError("has too many pixels; scale it down") from error
         except UnidentifiedImageError as error:
-            raise DataError(_other(file)) from error
+            raise DataError(_other(file) if file.seekable() else _UNKNOWN) from error
         except Exception as error:  # damaged files raise almost any type
             reason = getattr(error, "strerror", None) or repr(error)
             raise DataError(
@@ -91,4 +92,4 @@ def _other(file: BinaryIO) -> str:
     for text, (start, magics) in OTHERS.items():
         if head[start:].startswith(magics):
             return text
-    return f"is not an image of a known format; save it as one of {', '.join(FORMATS)}"
+    return _UNKNOWN

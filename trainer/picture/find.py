@@ -9,7 +9,7 @@ MAX_PARTS = 300  # the largest are kept: a texture has thousands
 MIN_HEIGHT = 9  # pixels of a digit
 GAP = 0.87  # between the digits of a number, at most, in heights of the line
 BAR, BROKEN = 0.25, 0.1  # parts that are nearer to a larger one, in its sizes, or to one alike
-SOLID = 0.42  # a stroke is narrower, in sizes of its part
+SOLID = 0.3  # a stroke is narrower, in sizes of its part
 
 
 @dataclasses.dataclass(frozen=True)

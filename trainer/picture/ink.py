@@ -3,6 +3,8 @@
 import cv2
 import numpy as np
 
+from trainer.picture.find import Part
+
 WINDOW = 75  # pixels: wider than strokes; what is wider is ground
 MIN_CONTRAST = 0.06  # of ink, in nats: a grey level of 188 on 200; fainter than pencil
 RELATIVE = (
@@ -81,3 +83,15 @@ def goes_on(ink: np.ndarray, ground: np.ndarray, own: np.ndarray, height: float)
         np.abs(ground[own] - ground[int(np.clip(row, 0, len(own) - 1)), columns]) for row in beyond
     ]
     return float(np.mean(np.minimum(*steps) < limit)) > 0.5
+
+
+def is_corner(ink: np.ndarray, ground: np.ndarray, labels: np.ndarray, part: Part) -> bool:
+    """Says whether a part is the corner of a shadow: solid, and the ground beside it as dark."""
+    if part.stroke < 0.22 * max(part.width, part.height):
+        return False
+    left, top, right, bottom = part.box
+    place = slice(max(0, top - 5), bottom + 5), slice(max(0, left - 5), right + 5)
+    own = labels[place] == part.label
+    beside = (cv2.dilate(own.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0) & ~own
+    steps = np.abs(ground[place] - np.median(ground[place][own]))[beside]
+    return float(np.mean(steps > 0.7 * np.median(ink[place][own]))) > 0.1

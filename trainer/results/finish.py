@@ -160,7 +160,7 @@ def _print_how_to_read(config: Config, python: str, console: Console) -> None:
     picture = path if files.is_local(path) and files.exists(path) else "image.png"
     where = f"--model_dir={shlex.quote(config.model_dir)} {shlex.quote(picture)}"
     hint = "or a photo of your own"
-    if config.model == "mlp":
+    if (config.model, config.dataset, config.init_from) == ("mlp", "mnist", None):
         mlp, cnn = (f"{NUMBERS_READ[model]:.0%}" for model in ("mlp", "cnn"))
         hint += f": mlp reads {mlp} of photographed numbers, --model cnn {cnn}"
     console.line(f"  read a number    {python} -m trainer.predict {where}\n{'':19}({hint})")
