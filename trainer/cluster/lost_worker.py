@@ -25,7 +25,9 @@ def lost_worker(error: Exception, cluster: Cluster) -> ClusterError | None:
         return None
     text = error.message  # type: ignore[attr-defined]
     late = text.partition("timed out task names")[2].partition("Additional GRPC")[0]
-    lost = sorted(set(map(int, _TASK.findall(late) or _TASK.findall(text)[:1])))
+    # Who quotes a neighbour's heartbeat that timed out names the neighbour behind it.
+    first = _TASK.findall(text.partition("CoordinationService/Heartbeat")[0])[:1]
+    lost = sorted(set(map(int, _TASK.findall(late) or first)))
     if not lost and "CoordinationService" in text:
         lost = [0]
     if len(cluster.workers) > 2:
