@@ -63,7 +63,8 @@ def template_of(ink: np.ndarray) -> np.ndarray:
     rows, columns = (
         slice(some.argmax(), -some[::-1].argmax()) for some in (ink.any(1), ink.any(0))
     )
-    return to_mnist(ink[rows, columns].astype(np.float32))
+    strokes = (ink > 127).astype(np.uint8)
+    return to_mnist(ink[rows, columns].astype(np.float32), stroke_width(strokes))
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def ring(pen: int) -> np.ndarray:
 
 def test_a_fine_pens_strokes_come_out_as_wide_as_mnists():
     fine = mnist(255 - ring(4), template_of(ring(20)), 0.6)
-    width = stroke_width(cv2.resize(fine.astype(np.float32), (224, 224))) / 8
+    width = stroke_width((cv2.resize(fine, (224, 224)) > 127).astype(np.uint8)) / 8
     assert 2 <= width <= 3  # the middle half of MNIST's digits
     assert likeness(fine, template_of(ring(20))) > 0.85
 

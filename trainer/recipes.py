@@ -18,7 +18,7 @@ class Recipe:
     label_smoothing: float = 0.1  # the share of the target spread evenly over the ten classes
     augment: str = "photo"  # one of AUGMENTATIONS
     # Images that are no digits in a global batch, beside the digits, as a share of its size.
-    outliers: float = 3 / 32
+    outliers: float = 3 / 16
     cpu_steps_per_loop: int = 20  # training steps in one call of the compiled loop, on a CPU
     bfloat16: bool = True  # whether it learns as well in bfloat16, where the hardware is fast in it
     # What XLA compiles on a CPU: the whole `loop`, or each `step`, because it runs convolutions

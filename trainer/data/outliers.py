@@ -13,7 +13,7 @@ from trainer.data import synthetic
 from trainer.data.glyphs import LETTERS
 
 LABEL = 10  # of an image that is no digit
-LETTERS_DRAWN, SCRIBBLES, CUTS = 1200, 300, 2500  # how many of each are made
+LETTERS_DRAWN, SCRIBBLES, CUTS = 3000, 800, 9000  # how many of each are made
 SCRIBBLING = 5.0  # times as unsteady as the pen that writes digits
 # Digits whose left, and whose right part may be read as a digit.
 DIGIT_LIKE = [1, 6, 7, 9], [1, 3, 4, 7, 8, 9]
@@ -24,9 +24,9 @@ _HEIGHT, _WIDTH, _MIDDLE = 30, 64, 32  # pixels of a canvas for two digits, left
 
 
 def make(images: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
-    """Returns images that are no digits, uint8 [4000, 28, 28], a function of the arguments.
+    """Returns images that are no digits, uint8 [12800, 28, 28], a function of the arguments.
 
-    1,500 are drawn: letters and other marks, and scribbles. The others are cut from the training
+    3,800 are drawn: letters and other marks, and scribbles. The others are cut from the training
     digits `images`, uint8 [m, 28, 28], with `labels` [m], as a reader that parts a number into
     digits may cut them: two digits, a digit with a part of its neighbour, a part of a digit. All
     are in MNIST's form: 20 pixels the longer side, the centre of mass in the middle.

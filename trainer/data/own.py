@@ -74,4 +74,5 @@ def _field(path: pathlib.Path) -> np.ndarray | str:
     digit = np.isin(labels, np.flatnonzero(areas > 0.1 * areas.max())).astype(np.uint8)
     left, top, width, height = cv2.boundingRect(digit)
     strength *= cv2.dilate(digit, np.ones((3, 3), np.uint8))  # with the strokes' soft edges
-    return normalize.to_mnist(strength[top : top + height, left : left + width])
+    stroke = normalize.stroke_width(digit)
+    return normalize.to_mnist(strength[top : top + height, left : left + width], stroke)

@@ -21,10 +21,10 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom: pixels of the whole
 LEVELS = (500, 1600)  # pixels: longer sides of the picture at which writing is looked for
 FINE = 30  # pixels of a digit's height; lower ones read better in the larger picture
 FAINT = 0.45  # numbers with less contrast, relative to the best one's, are texture or show through
-# The confidence from which a digit speaks for a reading; the least of a sure number's digits, as a
-# geometric mean; the least share of the ink that sure numbers explain. Chosen once, on scenes of
-# MNIST's validation digits: 0.96 marks some 2 % of the real numbers, and 90 % of what is none.
-SPEAKS, LEAST, EXPLAINED = 0.8, 0.96, 0.6
+# The least confidence of a sure number's digits, as a geometric mean; the least share of the ink
+# that sure numbers explain. Chosen once, on scenes of MNIST's validation digits: 0.96 marks some
+# 2 % of the real numbers, and 90 % of what is none.
+LEAST, EXPLAINED = 0.96, 0.6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,25 +50,13 @@ class Number:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Word:
-    """What may be a number."""
-
-    light: bool  # its ink, on a darker ground
-    scale: float  # pixels of the whole picture for each of its own
-    height: float  # of a digit
-    contrast: float
-    pieces: list[find.Part]
-    candidates: list[segment.Candidate]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
 class _Reading:
     """A word, read."""
 
-    word: _Word
+    word: segment.Word
     number: Number
     ink: int  # pixels of the word that its digits explain
-    score: float  # how much it tells of the picture: sure digits, by their height
+    score: float  # how much it tells of the picture: the height of its digits, by their likelihood
 
 
 def read_numbers(picture: Picture, classify: Classify) -> list[Number]:
@@ -102,7 +90,7 @@ def read_numbers(picture: Picture, classify: Classify) -> list[Number]:
     return _in_reading_order(_judge(best, words))
 
 
-def _words(gray: np.ndarray, light: bool, scale: float) -> list[_Word]:
+def _words(gray: np.ndarray, light: bool, scale: float) -> list[segment.Word]:
     inked, ground = ink.separate(gray, light)
     labels, parts = find.parts(*ink.strokes(inked))
     parts = [part for part in parts if not ink.is_corner(inked, ground, labels, part)]
@@ -112,23 +100,20 @@ def _words(gray: np.ndarray, light: bool, scale: float) -> list[_Word]:
         height = float(np.percentile(heights[heights >= 0.5 * heights.max()], 75))
         own = np.isin(labels, [part.label for part in word])
         if ink.goes_on(inked, ground, own, height):
-            contrast, pieces = float(np.median(inked[own])), segment.cut(labels, word, height)
-            if candidates := segment.candidates(inked, labels, pieces, height):
-                found.append(_Word(light, scale, height, contrast, pieces, candidates))
-    return found
+            found.append(segment.segment(inked, labels, word, height, light, scale))
+    return [word for word in found if word.candidates]
 
 
-def _read(word: _Word, probabilities: np.ndarray) -> _Reading:
+def _read(word: segment.Word, probabilities: np.ndarray) -> _Reading:
     """Reads a word; without digits if most of it are none."""
-    digits, explained, score = [], 0, 0.0
-    for i in best_path(word.pieces, word.candidates, probabilities, word.height):
+    cost, path = best_path(word, probabilities)
+    digits, explained = [], 0
+    for i in path:
         candidate, digit = word.candidates[i], int(probabilities[i].argmax())
         left, top, right, bottom = (round(word.scale * side) for side in candidate.box)
         confidence, box = float(probabilities[i, digit]), (left, top, right, bottom)
         digits.append(Digit(digit, confidence, box, probabilities[i], candidate.field))
-        if confidence > 0.5:
-            explained += sum(part.area for part in word.pieces[candidate.first : candidate.end])
-        score += (confidence - SPEAKS) * (bottom - top) * min(1.0, word.height / FINE)
+        explained += candidate.ink * (confidence > 0.5)
     shares = [digit.confidence for digit in digits]
     if sum(share > 0.5 for share in shares) <= len(shares) / 2:
         digits = []
@@ -137,7 +122,8 @@ def _read(word: _Word, probabilities: np.ndarray) -> _Reading:
     text = "".join(str(digit.digit) for digit in digits)
     unsure = float(np.prod(shares)) < LEAST ** len(shares)
     number = Number(text, float(np.prod(shares)), unsure, box, tuple(digits))
-    return _Reading(word, number, explained, max(score, 0.01))
+    height = (boxes[:, 3] - boxes[:, 1]).sum() * min(1.0, word.height / FINE)
+    return _Reading(word, number, explained, height * np.exp(-cost / max(1, len(digits))))
 
 
 def _apart(readings: list[_Reading]) -> list[_Reading]:
@@ -154,7 +140,7 @@ def _apart(readings: list[_Reading]) -> list[_Reading]:
     return kept
 
 
-def _judge(best: list[_Reading], words: list[_Word]) -> list[Number]:
+def _judge(best: list[_Reading], words: list[segment.Word]) -> list[Number]:
     """Leaves out faint readings and marks those that are unsure."""
     main, least = best[0].word, FAINT * best[0].word.contrast
     size = main.height * main.scale
@@ -166,7 +152,7 @@ def _judge(best: list[_Reading], words: list[_Word]) -> list[Number]:
     ]
     ink = sum(reading.ink * reading.word.scale**2 for reading in best)
     seen = [word for word in words if word.light == main.light and word.scale == main.scale]
-    areas = [part.area for word in seen if word.contrast > least for part in word.pieces]
+    areas = [word.ink[-1] for word in seen if word.contrast > least]
     text = "".join(number.number for number in numbers)
     doubtful = ink < EXPLAINED * main.scale**2 * sum(areas)
     lonely = len(text.replace("1", "")) < 3  # a 1 is a stroke as the edge of anything

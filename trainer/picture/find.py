@@ -14,7 +14,7 @@ SOLID = 0.3  # a stroke is narrower, in sizes of its part
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A connected stroke, or a piece cut from one."""
+    """A connected stroke."""
 
     label: int  # of its pixels
     box: tuple[int, int, int, int]  # left, top, right, bottom
@@ -22,8 +22,6 @@ class Part:
     height: int
     area: int
     stroke: float  # its width, in pixels
-    origin: int  # the label of the connected stroke
-    seam: int = 0  # strokes that the cut at its right side crosses
 
 
 def parts(mask: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, list[Part]]:
@@ -49,7 +47,7 @@ def _components(mask: np.ndarray) -> tuple[np.ndarray, list[Part]]:
     widths = 4 * (np.bincount(labels.ravel(), distance.ravel(), count) / stats[:, 4] - 0.5)
     order = 1 + np.argsort(-stats[1:, 4], kind="stable")[:MAX_PARTS]
     return labels, [
-        Part(label, (x, y, x + w, y + h), w, h, area, max(1.0, float(widths[label])), label)
+        Part(label, (x, y, x + w, y + h), w, h, area, max(1.0, float(widths[label])))
         for label, (x, y, w, h, area) in zip(order.tolist(), stats[order].tolist(), strict=True)
         if area >= 4
     ]

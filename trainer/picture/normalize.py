@@ -6,19 +6,20 @@ import numpy as np
 FIELD, DIGIT = 28, 20  # pixels: MNIST's field and the longer side of the digit in it
 # A tenth of MNIST's digits have thinner strokes than the first and half than the second, in pixels.
 MIN_STROKE, STROKE = 1.9, 2.4
-FINE = 8  # strokes are measured and thickened at so many times MNIST's size
+FINE = 8  # strokes are thickened at so many times MNIST's size
 
 
-def to_mnist(ink: np.ndarray) -> np.ndarray:
+def to_mnist(ink: np.ndarray, stroke: float) -> np.ndarray:
     """Returns a digit as MNIST holds it: uint8 [28, 28], white on black.
 
-    `ink` is float32 [h, w], cropped to the digit, 0 beside its strokes, in any unit. The longer
-    side becomes 20 pixels, antialiased, and the centre of mass pixel (14, 14) as near as whole
-    pixels allow (LeCun, Cortes, Burges, "The MNIST database of handwritten digits",
-    http://yann.lecun.com/exdb/mnist/). Thinner strokes than MNIST's are thickened.
+    `ink` is float32 [h, w], cropped to the digit, 0 beside its strokes, in any unit; `stroke` is
+    their width in pixels. The longer side becomes 20 pixels, antialiased, and the centre of mass
+    pixel (14, 14) as near as whole pixels allow (LeCun, Cortes, Burges, "The MNIST database of
+    handwritten digits", http://yann.lecun.com/exdb/mnist/). Thinner strokes than MNIST's are
+    thickened.
     """
     if max(ink.shape) > DIGIT:
-        ink = _thicken(ink)
+        ink = _thicken(ink, stroke)
     if not DIGIT - 1 <= max(ink.shape) <= DIGIT:  # so near, resampling blurs more than it mends
         ink = resize(ink, DIGIT)
     ink = np.clip(ink / _full_ink(ink), 0, 1)
@@ -42,23 +43,21 @@ def _full_ink(ink: np.ndarray) -> float:
     return float(strokes[-max(1, len(strokes) // 10) :].mean())
 
 
-def _thicken(ink: np.ndarray) -> np.ndarray:
+def _thicken(ink: np.ndarray, stroke: float) -> np.ndarray:
     """Widens thin strokes: a hairline vanishes in 20 pixels."""
-    fine = resize(ink, FINE * DIGIT)
-    width = stroke_width(fine) / FINE
+    width = stroke * DIGIT / max(ink.shape)
     if width >= MIN_STROKE:
         return ink
     radius = round((STROKE - width) / 2 * FINE)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, [2 * radius + 1] * 2)
-    return cv2.dilate(np.pad(fine, radius), kernel)
+    return cv2.dilate(np.pad(resize(ink, FINE * DIGIT), radius), kernel)
 
 
-def stroke_width(ink: np.ndarray) -> float:
-    """Returns the mean width of strokes in pixels.
+def stroke_width(strokes: np.ndarray) -> float:
+    """Returns the mean width of strokes, uint8 [h, w], 0 or 1, in pixels.
 
     The distance to the edge has a mean of a quarter of the width, and half a pixel more between
     centres of pixels.
     """
-    solid = np.pad(ink > 0.5 * _full_ink(ink), 1).astype(np.uint8)
-    distance = cv2.distanceTransform(solid, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return 4 * (float(distance[solid > 0].mean()) - 0.5)
+    distance = cv2.distanceTransform(np.pad(strokes, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return max(1.0, 4 * (float(distance[distance > 0].mean()) - 0.5))

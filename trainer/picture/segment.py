@@ -1,4 +1,4 @@
-"""Cuts words into pieces and joins pieces to candidates for digits.
+"""Cuts words by lines that cross little ink; what is between two of them may be a digit.
 
 Heterogeneous over-segmentation: LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied
 to document recognition", 1998, section V.
@@ -12,117 +12,122 @@ import numpy as np
 from trainer.picture.find import Part
 from trainer.picture.normalize import to_mnist
 
-MAX_JOINED = 9  # pieces
-LATERAL = 0.4  # cost of a cut's step to the side, in pixels of ink
+ROWS = 0.08  # distance of the rows in which cuts are sought, in heights of a digit
+LATERAL = 0.1  # cost of a cut's step to the side, in pixels of ink
 MAX_INK = 2.6  # that a cut may cross, in widths of the stroke
-APART = 0.09  # the least distance of cuts, in heights of a digit
+SAME = 0.15  # cuts with less ink between them are one: the length of a stroke, in heights
+WIDEST, LOWEST = 1.5, 0.35  # candidates, in heights of a digit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Candidate:
-    """Pieces of a word that may be a digit together."""
+    """What is between two cuts of a word and may be a digit."""
 
-    first: int  # of its pieces
+    first: int  # the cut at its left
     end: int
-    box: tuple[int, int, int, int]
+    box: tuple[int, int, int, int]  # left, top, right, bottom
+    ink: int  # pixels
+    joined: int  # pixels: the height of its second highest connected stroke
     field: np.ndarray  # uint8 [28, 28]
-    joined: float  # height of the second tallest connected stroke in it, in heights of a digit
-    seam: int  # of its last piece
 
 
-def cut(labels: np.ndarray, word: list[Part], height: float) -> list[Part]:
-    """Returns the pieces of a word from left to right; `labels` gets those of the new ones."""
-    pieces, label = [], int(labels.max())
-    for part in word:
-        left, top, right, bottom = part.box
-        view = labels[top:bottom, left:right]
-        mask = view == part.label
-        paths = []
-        if part.width > 0.35 * height and part.height > 0.3 * height:
-            paths = _seams(mask, MAX_INK * part.stroke, max(1, int(APART * height)))
-        number = sum(
-            [np.arange(part.width) >= path[:, None] for path in paths], np.zeros(mask.shape, int)
-        )
-        inked = [mask[np.arange(part.height), path].astype(int) for path in paths]
-        crossed = [int((np.diff(along, prepend=0) > 0).sum()) for along in inked]
-        for i in range(len(paths) + 1):
-            own = mask & (number == i)
-            if own.any():
-                x, y, w, h = cv2.boundingRect(own.astype(np.uint8))
-                box = (left + x, top + y, left + x + w, top + y + h)
-                seam = crossed[i] if i < len(paths) else 0
-                label += 1
-                view[own] = label
-                area = int(own.sum())
-                pieces.append(Part(label, box, w, h, area, part.stroke, part.label, seam))
-    return sorted(pieces, key=lambda piece: piece.box[0] + piece.box[2])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Word:
+    """What may be a number, with n cuts from left to right; the first and last are its ends."""
+
+    light: bool  # its ink, on a darker ground
+    scale: float  # pixels of the whole picture for each of its own
+    contrast: float  # of its ink, in nats
+    height: float  # pixels of a digit
+    stroke: float  # pixels: the width of its strokes
+    crossed: np.ndarray  # int [n]: strokes that each cut crosses
+    ink: np.ndarray  # int [n]: pixels to the left of each cut
+    before: np.ndarray  # bool [n, n]: whether a cut is nowhere to the right of another
+    candidates: list[Candidate]
 
 
-def _seams(mask: np.ndarray, limit: float, apart: int) -> list[np.ndarray]:
-    """Returns paths from top to bottom that cross little ink: columns, int [h] each."""
-    middle, cost = len(mask) // 2, mask.astype(np.float32)
-    above, from_above = _least(cost[: middle + 1])
-    below, from_below = _least(cost[middle:][::-1])
-    total = above + below - cost[middle]
-    found = [-apart]
-    for x in range(apart, len(total) - apart):
-        least = total[x] == total[x - apart : x + apart + 1].min()
-        if least and total[x] <= limit and x - found[-1] > 1.3 * apart:
-            found.append(x)
-    return [
-        np.concatenate([_trace(from_above, x)[::-1], _trace(from_below, x)[1:]]) for x in found[1:]
-    ]
+def segment(
+    ink: np.ndarray, labels: np.ndarray, parts: list[Part], height: float, light: bool, scale: float
+) -> Word:
+    """Cuts a word where less ink is crossed than on both sides of it.
+
+    `ink` is float32 [h, w], `labels` int32 [h, w], of the parts; the others are as in `Word`.
+    """
+    boxes = np.array([part.box for part in parts])
+    (left, top), (right, bottom) = boxes[:, :2].min(0).tolist(), boxes[:, 2:].max(0).tolist()
+    ink, labels = ink[top:bottom, left:right], labels[top:bottom, left:right]
+    mask = np.isin(labels, [part.label for part in parts])
+    stroke = sum(part.area * part.stroke for part in parts) / sum(part.area for part in parts)
+    columns = _cuts(mask, stroke, height)
+    rows = np.arange(len(mask))
+    inked = np.pad(mask, ((0, 0), (0, 1)))[rows, columns].astype(int)
+    crossed = (np.diff(inked, prepend=0) > 0).sum(1)
+    amount = _ink_before(mask, columns).sum(1)
+    before = (columns[:, None] <= columns).all(2)
+    found = []
+    for first, end in np.argwhere(np.triu(before, 1)).tolist():
+        if columns[end].min() - columns[first].max() > WIDEST * height:
+            continue
+        at = np.arange(mask.shape[1])
+        own = mask & (at >= columns[first, :, None]) & (at < columns[end, :, None])
+        stats = cv2.connectedComponentsWithStats(own.astype(np.uint8), connectivity=8)[2][1:]
+        if not len(stats):
+            continue
+        x, y = stats[:, :2].min(0).tolist()
+        x_end, y_end = (stats[:, :2] + stats[:, 2:4]).max(0).tolist()
+        if y_end - y >= LOWEST * height and x_end - x <= WIDEST * height:
+            soft = cv2.dilate(own.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0  # edges
+            shown = np.where(own | (soft & (labels == 0)), ink, 0)[y:y_end, x:x_end]
+            box = (left + x, top + y, left + x_end, top + y_end)
+            joined = sorted([0, *stats[:, cv2.CC_STAT_HEIGHT].tolist()])[-2]
+            area = int(amount[end] - amount[first])
+            found.append(Candidate(first, end, box, area, joined, to_mnist(shown, stroke)))
+    contrast = float(np.median(ink[mask]))
+    return Word(light, scale, contrast, height, stroke, crossed, amount, before, found)
+
+
+def _cuts(mask: np.ndarray, stroke: float, height: float) -> np.ndarray:
+    """Returns the first column right of each cut in each row of `mask`, bool [h, w]: int [n, h]."""
+    cost, rows = mask.astype(np.float32), np.arange(len(mask))
+    above, from_above = _least(cost)
+    below, from_below = (array[::-1] for array in _least(cost[::-1]))
+    total = above + below - cost
+    found = [np.stack([0 * rows, 0 * rows + mask.shape[1]])]
+    for row in rows[:: max(1, int(ROWS * height))]:
+        along = np.pad(total[row], 1, constant_values=np.inf)
+        least = (along[1:-1] < along[:-2]) & (along[1:-1] <= along[2:])
+        columns = np.flatnonzero(least & (total[row] <= MAX_INK * stroke))
+        up, down = _trace(from_above[row::-1], columns), _trace(from_below[row:], columns)
+        found.append(np.concatenate([up[:, :0:-1], down], 1))
+    cuts = np.concatenate(found)
+    ink, kept = _ink_before(mask, cuts), []
+    crossed = np.pad(mask, ((0, 0), (0, 1)))[rows, cuts].sum(1)
+    costs = crossed + LATERAL * np.abs(np.diff(cuts)).sum(1)
+    for i in np.argsort(costs, kind="stable"):  # the ends come first
+        if (np.abs(ink[kept] - ink[i]).sum(1) > SAME * height * stroke).all():
+            kept.append(i)
+    return cuts[sorted(kept, key=lambda i: (ink[i].sum(), cuts[i].sum()))]
+
+
+def _ink_before(mask: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """Returns the pixels left of each cut in each row, int [n, h]."""
+    return np.pad(np.cumsum(mask, 1), ((0, 0), (1, 0)))[np.arange(len(mask)), cuts]
 
 
 def _least(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least costs from the first row to the last's pixels, and steps back to the row before."""
-    total, back = cost[0], np.zeros(cost.shape, int)
+    """Least costs of ways from the first row to each pixel, and their last steps to the side."""
+    total, back = cost.copy(), np.zeros(cost.shape, int)
     for y in range(1, len(cost)):
-        padded = np.pad(total, 1, constant_values=np.inf)
+        padded = np.pad(total[y - 1], 1, constant_values=np.inf)
         ways = np.stack([padded[:-2] + LATERAL, padded[1:-1], padded[2:] + LATERAL])
         back[y] = ways.argmin(0) - 1
-        total = ways.min(0) + cost[y]
+        total[y] += ways.min(0)
     return total, back
 
 
-def _trace(back: np.ndarray, x: int) -> np.ndarray:
-    path = [x]
-    for steps in back[:0:-1]:
-        path.append(path[-1] + steps[path[-1]])
-    return np.array(path)
-
-
-def candidates(
-    ink: np.ndarray, labels: np.ndarray, pieces: list[Part], height: float
-) -> list[Candidate]:
-    """Returns the runs of pieces that may be a digit by their shape."""
-    found = []
-    for first in range(len(pieces)):
-        for end in range(first + 1, min(len(pieces), first + MAX_JOINED) + 1):
-            run = pieces[first:end]
-            boxes = np.array([part.box for part in run])
-            left, top = boxes[:, :2].min(0).tolist()
-            right, bottom = boxes[:, 2:].max(0).tolist()
-            if end - first > 1 and right - left > 1.5 * height:
-                break
-            if bottom - top >= 0.35 * height:
-                box = (left, top, right, bottom)
-                field = _field(ink, labels, run, box)
-                found.append(Candidate(first, end, box, field, _joined(run) / height, run[-1].seam))
-    return found
-
-
-def _joined(run: list[Part]) -> int:
-    tall: dict[int, int] = {}
-    for part in run:
-        tall[part.origin] = max(tall.get(part.origin, 0), part.height)
-    return sorted([0, *tall.values()])[-2]
-
-
-def _field(ink: np.ndarray, labels: np.ndarray, run: list[Part], box: tuple) -> np.ndarray:
-    """Returns pieces as MNIST holds a digit, with the soft edges of their strokes."""
-    left, top, right, bottom = box
-    near = labels[top:bottom, left:right]
-    own = np.isin(near, [part.label for part in run])
-    soft = cv2.dilate(own.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    return to_mnist(np.where(own | (soft & (near == 0)), ink[top:bottom, left:right], 0))
+def _trace(steps: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Follows steps to the side, int [rows, w], from columns in the first row: int [n, rows]."""
+    path = [columns]
+    for to_side in steps[:-1]:
+        path.append(path[-1] + to_side[path[-1]])
+    return np.stack(path, 1)
