@@ -152,7 +152,7 @@ def _judge(best: list[_Reading], words: list[segment.Word]) -> list[Number]:
     ]
     ink = sum(reading.ink * reading.word.scale**2 for reading in best)
     seen = [word for word in words if word.light == main.light and word.scale == main.scale]
-    areas = [word.ink[-1] for word in seen if word.contrast > least]
+    areas = [int(word.ink[-1]) for word in seen if word.contrast > least]
     text = "".join(number.number for number in numbers)
     doubtful = ink < EXPLAINED * main.scale**2 * sum(areas)
     lonely = len(text.replace("1", "")) < 3  # a 1 is a stroke as the edge of anything

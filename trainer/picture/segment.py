@@ -15,7 +15,7 @@ from trainer.picture.normalize import to_mnist
 ROWS = 0.08  # distance of the rows in which cuts are sought, in heights of a digit
 LATERAL = 0.1  # cost of a cut's step to the side, in pixels of ink
 MAX_INK = 2.6  # that a cut may cross, in widths of the stroke
-SAME = 0.15  # cuts with less ink between them are one: the length of a stroke, in heights
+SAME = 0.2  # cuts with less ink between them are one: the length of a stroke, in heights
 WIDEST, LOWEST = 1.5, 0.35  # candidates, in heights of a digit
 
 
@@ -68,20 +68,23 @@ def segment(
     for first, end in np.argwhere(np.triu(before, 1)).tolist():
         if columns[end].min() - columns[first].max() > WIDEST * height:
             continue
-        at = np.arange(mask.shape[1])
-        own = mask & (at >= columns[first, :, None]) & (at < columns[end, :, None])
+        start, stop = columns[first].min(), columns[end].max()
+        at = np.arange(start, stop)
+        own = (at >= columns[first, :, None]) & (at < columns[end, :, None]) & mask[:, start:stop]
         stats = cv2.connectedComponentsWithStats(own.astype(np.uint8), connectivity=8)[2][1:]
         if not len(stats):
             continue
         x, y = stats[:, :2].min(0).tolist()
         x_end, y_end = (stats[:, :2] + stats[:, 2:4]).max(0).tolist()
         if y_end - y >= LOWEST * height and x_end - x <= WIDEST * height:
+            place = slice(y, y_end), slice(start + x, start + x_end)
+            own = own[y:y_end, x:x_end]
             soft = cv2.dilate(own.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0  # edges
-            shown = np.where(own | (soft & (labels == 0)), ink, 0)[y:y_end, x:x_end]
-            box = (left + x, top + y, left + x_end, top + y_end)
+            field = to_mnist(np.where(own | (soft & (labels[place] == 0)), ink[place], 0), stroke)
+            box = (left + int(start) + x, top + y, left + int(start) + x_end, top + y_end)
             joined = sorted([0, *stats[:, cv2.CC_STAT_HEIGHT].tolist()])[-2]
             area = int(amount[end] - amount[first])
-            found.append(Candidate(first, end, box, area, joined, to_mnist(shown, stroke)))
+            found.append(Candidate(first, end, box, area, joined, field))
     contrast = float(np.median(ink[mask]))
     return Word(light, scale, contrast, height, stroke, crossed, amount, before, found)
 
