@@ -48,4 +48,4 @@ RECIPES = {
 
 # The share of photographed numbers of 1 to 8 digits that is read exactly, after 5 epochs:
 # `scripts/benchmark.py pictures --kinds photographed`.
-NUMBERS_READ = {"mlp": 0.88, "cnn": 0.92}
+NUMBERS_READ = {"mlp": 0.855, "cnn": 0.92}
