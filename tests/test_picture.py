@@ -169,8 +169,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_same_digit_is_found_in(case, digit):
-    least = 0.75 if case == "lined" else 0.85  # a line takes an end of the bar away
-    assert likeness(mnist(CASES[case](), digit, 0.7), digit) > least
+    assert likeness(mnist(CASES[case](), digit), digit) > 0.85
 
 
 def test_real_digits_photographed_come_out_as_mnist_has_them(mnist_dir):

@@ -16,7 +16,8 @@ ROWS = 0.08  # distance of the rows in which cuts are sought, in heights of a di
 LATERAL = 0.1  # cost of a cut's step to the side, in pixels of ink
 MAX_INK = 2.6  # that a cut may cross, in widths of the stroke
 SAME = 0.2  # cuts with less ink between them are one: the length of a stroke, in heights
-WIDEST, LOWEST = 1.5, 0.35  # candidates, in heights of a digit
+WIDEST = 1.5  # candidate, in heights of a digit, or its own: rules cut strokes into low ones
+LOWEST = 0.35  # candidate, in heights of a digit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ def segment(
     before = (columns[:, None] <= columns).all(2)
     found = []
     for first, end in np.argwhere(np.triu(before, 1)).tolist():
-        if columns[end].min() - columns[first].max() > WIDEST * height:
+        if columns[end].min() - columns[first].max() > WIDEST * max(height, len(mask)):
             continue
         start, stop = columns[first].min(), columns[end].max()
         at = np.arange(start, stop)
@@ -76,7 +77,7 @@ def segment(
             continue
         x, y = stats[:, :2].min(0).tolist()
         x_end, y_end = (stats[:, :2] + stats[:, 2:4]).max(0).tolist()
-        if y_end - y >= LOWEST * height and x_end - x <= WIDEST * height:
+        if y_end - y >= LOWEST * height and x_end - x <= WIDEST * max(height, y_end - y):
             place = slice(y, y_end), slice(start + x, start + x_end)
             own = own[y:y_end, x:x_end]
             soft = cv2.dilate(own.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0  # edges
